@@ -1,0 +1,1 @@
+//! Every metric that a Flotilla node exports, declared in one place.

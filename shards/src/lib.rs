@@ -1,0 +1,2 @@
+//! The sans-IO core of Flotilla.
+pub mod raft;
