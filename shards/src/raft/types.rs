@@ -168,6 +168,24 @@ pub struct ConfState {
     pub auto_leave: bool,
 }
 
+impl ConfState {
+    /// Whether both describe the same membership, whatever the order of their lists.
+    #[must_use]
+    pub fn equivalent(&self, other: &Self) -> bool {
+        let same = |a: &[ReplicaId], b: &[ReplicaId]| {
+            let (mut a, mut b) = (a.to_vec(), b.to_vec());
+            a.sort_unstable();
+            b.sort_unstable();
+            a == b
+        };
+        same(&self.voters, &other.voters)
+            && same(&self.voters_outgoing, &other.voters_outgoing)
+            && same(&self.learners, &other.learners)
+            && same(&self.learners_next, &other.learners_next)
+            && self.auto_leave == other.auto_leave
+    }
+}
+
 /// Position and membership of a snapshot.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SnapshotMeta {
