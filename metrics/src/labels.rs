@@ -1,0 +1,209 @@
+//! The labels: closed sets, so that the number of series is known when the code is written. A label whose values come
+//! from outside (a key, a shard id, a message text) may not be added here.
+
+/// A closed set of label values.
+pub trait Label: Copy + 'static {
+    /// The label's name in the exported text.
+    const NAME: &'static str;
+    /// All values, ordered as the variants are.
+    const VALUES: &'static [&'static str];
+
+    /// Position of this value in [`Label::VALUES`].
+    fn index(self) -> usize;
+
+    /// The value as exported.
+    fn as_str(self) -> &'static str {
+        Self::VALUES[self.index()]
+    }
+}
+
+/// Declares an enum that is a [`Label`]: the label's name, and for each variant the value as exported.
+macro_rules! label {
+    ($(#[$meta:meta])* $set:ident($name:literal) { $($(#[$doc:meta])* $variant:ident = $value:literal,)+ }) => {
+        $(#[$meta])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum $set { $($(#[$doc])* $variant,)+ }
+
+        impl $set {
+            /// Every variant, in order.
+            pub const ALL: &'static [Self] = &[$(Self::$variant),+];
+        }
+
+        impl Label for $set {
+            const NAME: &'static str = $name;
+            const VALUES: &'static [&'static str] = &[$($value),+];
+
+            fn index(self) -> usize {
+                self as usize
+            }
+        }
+    };
+}
+
+label! {
+    /// What a client asked for.
+    Operation("op") {
+        /// `Kv.Get`.
+        Get = "get",
+        /// `Kv.BatchGet`.
+        BatchGet = "batch_get",
+        /// `Kv.Put`.
+        Put = "put",
+        /// `Kv.Delete`.
+        Delete = "delete",
+        /// `Kv.Scan`.
+        Scan = "scan",
+        /// `Kv.Batch`.
+        Batch = "batch",
+        /// `Kv.OpenSession`.
+        OpenSession = "open_session",
+        /// `Kv.CloseSession`.
+        CloseSession = "close_session",
+        /// `Kv.Routes`.
+        Routes = "routes",
+    }
+}
+
+label! {
+    /// How a request ended; one value per code of the protocol's `Error`.
+    Outcome("result") {
+        /// Answered as asked; a batch whose condition did not hold counts here too.
+        Ok = "ok",
+        /// The request broke a rule.
+        InvalidArgument = "invalid_argument",
+        /// The asked replica did not lead.
+        NotLeader = "not_leader",
+        /// The route was old.
+        EpochMismatch = "epoch_mismatch",
+        /// Too much was in flight.
+        Busy = "busy",
+        /// No leader or no quorum within the time.
+        Unavailable = "unavailable",
+        /// The write was appended, its fate is not known.
+        OutcomeUnknown = "outcome_unknown",
+        /// The session does not exist or has expired.
+        SessionUnknown = "session_unknown",
+        /// The keys of a batch lay in more than one shard.
+        CrossShard = "cross_shard",
+        /// The node was not part of a cluster.
+        NotInitialized = "not_initialized",
+        /// The node was going down.
+        ShuttingDown = "shutting_down",
+        /// A fault of this node.
+        Internal = "internal",
+    }
+}
+
+label! {
+    /// A stage on the way of a write.
+    Stage("stage") {
+        /// From the arrival of the request until the owning worker takes it from its mailbox.
+        Queue = "queue",
+        /// From the mailbox until the command's entry is in the log's memory and on its way to the followers.
+        Propose = "propose",
+        /// From there until the local log write that holds the entry is durable.
+        Sync = "sync",
+        /// From the proposal until a quorum has the entry.
+        Commit = "commit",
+        /// From the commit until the command is applied and its answer known.
+        Apply = "apply",
+    }
+}
+
+label! {
+    /// What a local replica is. Each replica counts under exactly one value.
+    ShardState("state") {
+        /// Leads its shard.
+        Leader = "leader",
+        /// Follows a leader that it knows.
+        Follower = "follower",
+        /// Asks for votes or pre-votes.
+        Candidate = "candidate",
+        /// Follows, but knows no leader.
+        NoLeader = "no_leader",
+    }
+}
+
+label! {
+    /// A lane of the transport.
+    Lane("lane") {
+        /// Votes, heartbeats, read confirmations and their answers.
+        Urgent = "urgent",
+        /// Appends and everything else.
+        Bulk = "bulk",
+    }
+}
+
+label! {
+    /// Why a connection was refused in the handshake.
+    HandshakeRefusal("reason") {
+        /// The other end speaks another version of the protocol.
+        Protocol = "protocol",
+        /// The other end belongs to another cluster.
+        Cluster = "cluster",
+        /// The message was meant for another node: a wrong address.
+        WrongNode = "wrong_node",
+        /// Two data folders claim the same node id.
+        TwinNode = "twin_node",
+        /// The other end is no node of this cluster.
+        UnknownNode = "unknown_node",
+        /// The first frame held no handshake, or one that can't be read.
+        Malformed = "malformed",
+        /// This node does not belong to a cluster yet.
+        NotInitialized = "not_initialized",
+    }
+}
+
+label! {
+    /// How a snapshot transfer ended.
+    SnapshotOutcome("result") {
+        /// Complete, durable and accepted.
+        Done = "done",
+        /// Given up; the leader tries again.
+        Failed = "failed",
+        /// No longer needed: the replica caught up or the shard moved on.
+        Abandoned = "abandoned",
+    }
+}
+
+label! {
+    /// What a bounded queue or budget was full of when it answered "busy".
+    BusyReason("reason") {
+        /// Bytes of requests in flight on this node.
+        InFlightBytes = "in_flight_bytes",
+        /// Number of requests in flight on this node.
+        InFlightRequests = "in_flight_requests",
+        /// The mailbox of the worker that owns the shard.
+        Mailbox = "mailbox",
+        /// Uncommitted bytes of the shard's log.
+        Uncommitted = "uncommitted",
+        /// Reads of the shard that wait for a confirmation.
+        Reads = "reads",
+        /// Committed entries that wait to be applied.
+        Apply = "apply",
+        /// Free disk space is below the reserve.
+        DiskFull = "disk_full",
+    }
+}
+
+label! {
+    /// Why a message to a peer was dropped.
+    DropReason("reason") {
+        /// The peer's queue was full.
+        QueueFull = "queue_full",
+        /// There was no connection to the peer.
+        Disconnected = "disconnected",
+    }
+}
+
+label! {
+    /// How a linearizable read was confirmed.
+    ReadConfirmation("by") {
+        /// A heartbeat quorum.
+        Quorum = "quorum",
+        /// The leader's lease.
+        Lease = "lease",
+        /// A read index that a follower asked its leader for.
+        Leader = "leader",
+    }
+}
