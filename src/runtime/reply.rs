@@ -1,0 +1,183 @@
+//! The completion handle that a request carries through the engine, and the budget that bounds how many there are.
+
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Instant,
+};
+
+use flotilla_metrics::{BusyReason, Metrics, Stage};
+use flotilla_proto::v1::CommandAnswer;
+use flotilla_shards::{engine::Refused, raft::Index};
+
+/// What a request got.
+#[derive(Debug)]
+pub enum Answer {
+    /// The state machine's answer to a write.
+    Write(CommandAnswer),
+    /// Everything up to this index is applied here: the state may be read now.
+    ReadReady(Index),
+}
+
+/// How a request ended.
+pub type Outcome = Result<Answer, Refused>;
+
+/// Who waits for a request, and the share of the node's budget that the request holds until it ends.
+///
+/// A reply that is dropped without an answer gives its share back; whoever waits finds out by its deadline.
+pub struct Reply {
+    call: Box<dyn FnOnce(Outcome) + Send>,
+    /// Start of the stage that the request is in.
+    since: Instant,
+    permit: Option<Permit>,
+}
+
+impl Reply {
+    /// A reply that calls `call` once. It runs on a thread of the engine: it may hand the outcome on and do nothing
+    /// else.
+    pub fn new(call: impl FnOnce(Outcome) + Send + 'static) -> Self {
+        Self {
+            call: Box::new(call),
+            since: Instant::now(),
+            permit: None,
+        }
+    }
+
+    /// Ends the request.
+    pub fn send(self, outcome: Outcome) {
+        drop(self.permit);
+        (self.call)(outcome);
+    }
+
+    pub(super) fn hold(&mut self, permit: Permit) {
+        self.permit = Some(permit);
+    }
+
+    /// Notes that a stage is over, and begins the next.
+    pub fn stage(&mut self, metrics: &Metrics, stage: Stage, now: Instant) {
+        let time = now.saturating_duration_since(self.since);
+        metrics.stage_seconds.of(stage).observe(time.as_secs_f64());
+        self.since = now;
+    }
+}
+
+impl fmt::Debug for Reply {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Reply")
+    }
+}
+
+/// Requests and bytes that the node has taken in and not yet answered. Everything behind it (mailboxes, proposals,
+/// entries to apply) is bounded by this one budget.
+#[derive(Debug)]
+pub struct Budget {
+    metrics: Arc<Metrics>,
+    bytes_max: u64,
+    requests_max: u64,
+    bytes: AtomicU64,
+    requests: AtomicU64,
+}
+
+/// Too much is in flight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("too much is in flight on this node; retry in {retry_after_ms} ms")]
+pub struct Busy {
+    /// When it makes sense to try again, in milliseconds.
+    pub retry_after_ms: u32,
+}
+
+/// When a refused client should come back: about the time that a full budget takes to drain.
+pub(super) const RETRY_AFTER_MS: u32 = 50;
+
+impl Budget {
+    /// A budget of so many bytes and requests.
+    #[must_use]
+    pub fn new(bytes_max: u64, requests_max: u64, metrics: Arc<Metrics>) -> Arc<Self> {
+        Arc::new(Self {
+            metrics,
+            bytes_max,
+            requests_max,
+            bytes: AtomicU64::new(0),
+            requests: AtomicU64::new(0),
+        })
+    }
+
+    /// Takes a share for one request. A single request always fits into an empty budget.
+    ///
+    /// # Errors
+    /// If the budget is used up.
+    pub fn take(self: &Arc<Self>, bytes: u64) -> Result<Permit, Busy> {
+        let requests = self.requests.fetch_add(1, Relaxed) + 1;
+        let total = self.bytes.fetch_add(bytes, Relaxed) + bytes;
+        let permit = Permit {
+            budget: Arc::clone(self),
+            bytes,
+        };
+        let full = if requests > self.requests_max {
+            Some(BusyReason::InFlightRequests)
+        } else if total > self.bytes_max && requests > 1 {
+            Some(BusyReason::InFlightBytes)
+        } else {
+            None
+        };
+        if let Some(reason) = full {
+            self.metrics.busy.of(reason).inc();
+            return Err(Busy {
+                retry_after_ms: RETRY_AFTER_MS,
+            });
+        }
+        self.metrics.in_flight_requests.set(requests as i64);
+        self.metrics.in_flight_bytes.set(total as i64);
+        Ok(permit)
+    }
+}
+
+/// A share of the [`Budget`], given back when dropped.
+#[derive(Debug)]
+pub struct Permit {
+    budget: Arc<Budget>,
+    bytes: u64,
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        let requests = self.budget.requests.fetch_sub(1, Relaxed) - 1;
+        let bytes = self.budget.bytes.fetch_sub(self.bytes, Relaxed) - self.bytes;
+        self.budget.metrics.in_flight_requests.set(requests as i64);
+        self.budget.metrics.in_flight_bytes.set(bytes as i64);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_budget_refuses_beyond_its_bounds_and_recovers() {
+        let metrics = Arc::new(Metrics::new().expect("metrics register once"));
+        let budget = Budget::new(100, 2, metrics);
+        let first = budget.take(1000).expect("one request always fits");
+        assert!(budget.take(1).is_err(), "bytes are used up");
+        drop(first);
+        let second = budget.take(60).expect("given back");
+        let _third = budget.take(40).expect("exactly full");
+        assert!(budget.take(0).is_err(), "requests are used up");
+        drop(second);
+        budget.take(60).expect("given back");
+    }
+
+    #[test]
+    fn an_answered_reply_gives_its_share_back_first() {
+        let metrics = Arc::new(Metrics::new().expect("metrics register once"));
+        let budget = Budget::new(10, 1, metrics);
+        let inner = Arc::clone(&budget);
+        let mut reply = Reply::new(move |_| {
+            inner.take(10).expect("the share is back when the caller hears");
+        });
+        reply.hold(budget.take(10).expect("empty"));
+        reply.send(Err(Refused::Busy));
+    }
+}
