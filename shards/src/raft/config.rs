@@ -103,7 +103,7 @@ pub struct Config {
     /// it. Default false: the replica campaigns by itself.
     pub manual_elections: bool,
 
-    /// Whether a leader sends heartbeats only when told to ([`RawNode::heartbeat`](super::RawNode::heartbeat)), so
+    /// Whether a leader sends heartbeats only when told to ([`RawNode::heartbeat`](super::RawNode::heartbeat_now)), so
     /// that the embedder beats for all groups at once and joins their messages. Default false: every
     /// `heartbeat_ticks`.
     pub manual_heartbeats: bool,
@@ -141,7 +141,10 @@ impl Config {
     /// The defaults for replica `id`.
     #[must_use]
     pub fn new(id: ReplicaId) -> Self {
-        Self { id, ..Self::default() }
+        Self {
+            id,
+            ..Self::default()
+        }
     }
 
     /// Checks the fields, alone and against each other.
@@ -156,7 +159,10 @@ impl Config {
             return Err(ConfigError::HeartbeatTicks);
         }
         if self.election_ticks <= self.heartbeat_ticks {
-            return Err(ConfigError::ElectionTicks { election: self.election_ticks, heartbeat: self.heartbeat_ticks });
+            return Err(ConfigError::ElectionTicks {
+                election: self.election_ticks,
+                heartbeat: self.heartbeat_ticks,
+            });
         }
         if self.election_ticks >= MAX_ELECTION_TICKS {
             return Err(ConfigError::ElectionTicksTooLarge(self.election_ticks));

@@ -84,7 +84,9 @@ pub enum ConfigError {
     #[error("max_inflight_msgs is 0; it must be at least 1")]
     MaxInflightMsgs,
     /// `max_inflight_bytes` is set and below `max_size_per_msg`.
-    #[error("max_inflight_bytes is {inflight}; it must be 0 (no limit) or at least max_size_per_msg, which is {msg}")]
+    #[error(
+        "max_inflight_bytes is {inflight}; it must be 0 (no limit) or at least max_size_per_msg, which is {msg}"
+    )]
     MaxInflightBytes {
         /// `max_inflight_bytes`
         inflight: u64,
@@ -92,13 +94,17 @@ pub enum ConfigError {
         msg: u64,
     },
     /// Lease-based reads without `check_quorum`.
-    #[error("check_quorum must be on when read_only is LeaseBased: votes must be refused while a leader is heard")]
+    #[error(
+        "check_quorum must be on when read_only is LeaseBased: votes must be refused while a leader is heard"
+    )]
     LeaseWithoutCheckQuorum,
     /// `max_clock_drift_permille` leaves nothing of a lease.
     #[error("max_clock_drift_permille is {0}; it must be below 1000")]
     ClockDrift(u32),
     /// A replica can't have applied less than was compacted, nor more than was committed.
-    #[error("applied is {applied}; it must be between the compacted index {compacted} and the committed {committed}")]
+    #[error(
+        "applied is {applied}; it must be between the compacted index {compacted} and the committed {committed}"
+    )]
     Applied {
         /// `applied`
         applied: Index,
@@ -112,9 +118,17 @@ pub enum ConfigError {
 /// What a message did that no correct replica does.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ProtocolError {
-    /// A message that must name its sender does not.
-    #[error("{kind:?} without a sender")]
-    NoSender {
+    /// A message from somebody who can't have sent it: nobody, this replica itself, or a storage thread.
+    #[error("{kind:?} from {from}, who can't have sent it")]
+    BadSender {
+        /// Kind of the message.
+        kind: MessageKind,
+        /// Its sender.
+        from: ReplicaId,
+    },
+    /// A vote request without a term.
+    #[error("{kind:?} without a term")]
+    NoTerm {
         /// Kind of the message.
         kind: MessageKind,
     },
@@ -155,7 +169,9 @@ pub enum ProtocolError {
         leader: Term,
     },
     /// An entry that contradicts a committed one.
-    #[error("entry at {index} of term {term} contradicts the committed one (committed up to {committed})")]
+    #[error(
+        "entry at {index} of term {term} contradicts the committed one (committed up to {committed})"
+    )]
     CommittedConflict {
         /// Position in the log.
         index: Index,
@@ -165,7 +181,9 @@ pub enum ProtocolError {
         committed: Index,
     },
     /// The leader believes that more is stored here than is. Was the log lost or truncated?
-    #[error("commit index {commit} is beyond the last entry {last}; was the log corrupted, truncated or lost?")]
+    #[error(
+        "commit index {commit} is beyond the last entry {last}; was the log corrupted, truncated or lost?"
+    )]
     CommitOutOfRange {
         /// Commit index of the message.
         commit: Index,
@@ -192,6 +210,14 @@ pub enum ProtocolError {
         /// Last round started.
         last: u64,
     },
+    /// A storage thread applied what it hasn't been given.
+    #[error("applied up to {index}, but only {given} was handed out")]
+    AppliedOutOfRange {
+        /// Index acknowledged.
+        index: Index,
+        /// Highest index handed out.
+        given: Index,
+    },
     /// A proposal without entries.
     #[error("proposal without entries")]
     EmptyProposal,
@@ -215,7 +241,9 @@ pub enum ProtocolError {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StoredStateError {
     /// The commit index is outside the log.
-    #[error("commit index {commit} is outside the log [{low}, {last}]; was the log corrupted, truncated or lost?")]
+    #[error(
+        "commit index {commit} is outside the log [{low}, {last}]; was the log corrupted, truncated or lost?"
+    )]
     CommitOutOfRange {
         /// Stored commit index.
         commit: Index,
@@ -224,6 +252,9 @@ pub enum StoredStateError {
         /// Last index of the log.
         last: Index,
     },
+    /// A term that no group reaches by elections.
+    #[error("term {0} is beyond any reachable one")]
+    TermOutOfRange(Term),
     /// The membership can't be restored.
     #[error("membership can't be restored: {0}")]
     ConfState(String),

@@ -19,7 +19,11 @@ pub fn entry_size(entry: &Entry) -> u64 {
         EntryKind::ConfChangeV2 => 2,
     };
     let data = entry.data.len() as u64;
-    let data = if data == 0 { 0 } else { 1 + varint_size(data) + data };
+    let data = if data == 0 {
+        0
+    } else {
+        1 + varint_size(data) + data
+    };
     3 + varint_size(kind) + varint_size(entry.term.0) + varint_size(entry.index.0) + data
 }
 
@@ -30,7 +34,10 @@ pub fn entries_size<'a>(entries: impl IntoIterator<Item = &'a Entry>) -> u64 {
 
 /// Sum of the sizes of the bare data.
 pub fn payloads_size<'a>(entries: impl IntoIterator<Item = &'a Entry>) -> u64 {
-    entries.into_iter().map(|entry| entry.data.len() as u64).sum()
+    entries
+        .into_iter()
+        .map(|entry| entry.data.len() as u64)
+        .sum()
 }
 
 /// How many of the entries, from the first on, fit in `max_size` bytes by [`entry_size`]; the first one always does.
@@ -59,19 +66,37 @@ mod tests {
 
     #[test]
     fn varints_grow_by_seven_bits() {
-        for (value, size) in [(0, 1), (1, 1), (127, 1), (128, 2), (16_383, 2), (16_384, 3), (u64::MAX, 10)] {
+        for (value, size) in [
+            (0, 1),
+            (1, 1),
+            (127, 1),
+            (128, 2),
+            (16_383, 2),
+            (16_384, 3),
+            (u64::MAX, 10),
+        ] {
             assert_eq!(varint_size(value), size, "{value}");
         }
     }
 
     #[test]
     fn o15_limit_keeps_one_entry_and_never_exceeds() {
-        let entries: Vec<_> =
-            (4..7).map(|i| Entry { term: Term(i), index: Index(i), ..Entry::default() }).collect();
+        let entries: Vec<_> = (4..7)
+            .map(|i| Entry {
+                term: Term(i),
+                index: Index(i),
+                ..Entry::default()
+            })
+            .collect();
         let one = entry_size(&entries[0]);
-        for (limit, count) in
-            [(NO_LIMIT, 3), (0, 1), (2 * one, 2), (2 * one + one / 2, 2), (3 * one - 1, 2), (3 * one, 3)]
-        {
+        for (limit, count) in [
+            (NO_LIMIT, 3),
+            (0, 1),
+            (2 * one, 2),
+            (2 * one + one / 2, 2),
+            (3 * one - 1, 2),
+            (3 * one, 3),
+        ] {
             assert_eq!(limit_size(&entries, limit), count, "{limit}");
         }
     }

@@ -127,7 +127,9 @@ impl MemoryStorage {
         }
         let known = self.compacted.index.next().0.saturating_sub(first.index.0);
         let new = &entries[known as usize..];
-        let keep = new.first().map_or(0, |entry| entry.index.0 - self.compacted.index.next().0);
+        let keep = new
+            .first()
+            .map_or(0, |entry| entry.index.0 - self.compacted.index.next().0);
         self.entries.truncate(keep as usize);
         self.entries.extend(new.iter().cloned());
         Ok(())
@@ -142,7 +144,8 @@ impl MemoryStorage {
             return Err(StorageError::Compacted);
         }
         let term = self.term(index)?;
-        self.entries.drain(..(index.0 - self.compacted.index.0) as usize);
+        self.entries
+            .drain(..(index.0 - self.compacted.index.0) as usize);
         self.compacted = EntryId { term, index };
         Ok(())
     }
@@ -179,7 +182,10 @@ impl MemoryStorage {
         if self.snapshot.meta.index > Index(0) && self.snapshot.meta.index >= snapshot.meta.index {
             return Err(StorageError::SnapshotOutOfDate);
         }
-        self.compacted = EntryId { term: snapshot.meta.term, index: snapshot.meta.index };
+        self.compacted = EntryId {
+            term: snapshot.meta.term,
+            index: snapshot.meta.index,
+        };
         self.snapshot = snapshot;
         self.entries.clear();
         Ok(())
@@ -215,7 +221,10 @@ impl Storage for MemoryStorage {
         if index == self.compacted.index {
             return Ok(self.compacted.term);
         }
-        self.entries.get(self.offset(index)).map(|entry| entry.term).ok_or(StorageError::Unavailable)
+        self.entries
+            .get(self.offset(index))
+            .map(|entry| entry.term)
+            .ok_or(StorageError::Unavailable)
     }
 
     fn first_index(&self) -> Index {

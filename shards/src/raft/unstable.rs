@@ -41,7 +41,13 @@ impl Unstable {
         offset_in_progress: Index,
         snapshot_in_progress: bool,
     ) -> Self {
-        Self { snapshot: snapshot.map(Box::new), entries, offset, offset_in_progress, snapshot_in_progress }
+        Self {
+            snapshot: snapshot.map(Box::new),
+            entries,
+            offset,
+            offset_in_progress,
+            snapshot_in_progress,
+        }
     }
 
     /// Index of the first unstable entry, whether or not it exists.
@@ -77,7 +83,9 @@ impl Unstable {
     /// First index of the whole log, known here only with a snapshot.
     #[must_use]
     pub fn maybe_first_index(&self) -> Option<Index> {
-        self.snapshot.as_ref().map(|snapshot| snapshot.meta.index.next())
+        self.snapshot
+            .as_ref()
+            .map(|snapshot| snapshot.meta.index.next())
     }
 
     /// Last index of the whole log, unless it is all stable.
@@ -93,8 +101,15 @@ impl Unstable {
     #[must_use]
     pub fn maybe_term(&self, index: Index) -> Option<Term> {
         match index.0.checked_sub(self.offset.0) {
-            Some(position) => self.entries.get(usize::try_from(position).ok()?).map(|entry| entry.term),
-            None => self.snapshot.as_ref().filter(|s| s.meta.index == index).map(|s| s.meta.term),
+            Some(position) => self
+                .entries
+                .get(usize::try_from(position).ok()?)
+                .map(|entry| entry.term),
+            None => self
+                .snapshot
+                .as_ref()
+                .filter(|s| s.meta.index == index)
+                .map(|s| s.meta.term),
         }
     }
 
@@ -107,7 +122,9 @@ impl Unstable {
     /// The snapshot, if it is still to be handed out to be written.
     #[must_use]
     pub fn next_snapshot(&self) -> Option<&Snapshot> {
-        self.snapshot.as_deref().filter(|_| !self.snapshot_in_progress)
+        self.snapshot
+            .as_deref()
+            .filter(|_| !self.snapshot_in_progress)
     }
 
     /// Marks all entries and the snapshot as handed out.
@@ -130,7 +147,9 @@ impl Unstable {
             // An idle group holds no buffer.
             Some(last) if last.index == id.index => self.entries = Vec::new(),
             _ => {
-                let stable = self.entries.partition_point(|entry| entry.index <= id.index);
+                let stable = self
+                    .entries
+                    .partition_point(|entry| entry.index <= id.index);
                 self.entries.drain(..stable);
             }
         }
@@ -138,7 +157,11 @@ impl Unstable {
 
     /// Drops the snapshot if it is the one at `index`, which became durable.
     pub fn stable_snapshot_to(&mut self, index: Index) {
-        if self.snapshot.as_ref().is_some_and(|snapshot| snapshot.meta.index == index) {
+        if self
+            .snapshot
+            .as_ref()
+            .is_some_and(|snapshot| snapshot.meta.index == index)
+        {
             self.snapshot = None;
             self.snapshot_in_progress = false;
         }
@@ -155,9 +178,14 @@ impl Unstable {
 
     /// Appends entries, which must not leave a hole, dropping what was there from the index of the first one on.
     pub fn truncate_and_append(&mut self, mut entries: Vec<Entry>) {
-        let Some(from) = entries.first().map(|entry| entry.index) else { return };
+        let Some(from) = entries.first().map(|entry| entry.index) else {
+            return;
+        };
         let end = Index(self.offset.0 + self.entries.len() as u64);
-        assert!(from <= end, "entries from {from} on leave a hole in the unstable log: {self:?}");
+        assert!(
+            from <= end,
+            "entries from {from} on leave a hole in the unstable log: {self:?}"
+        );
         if from <= self.offset {
             self.offset = from;
             self.offset_in_progress = from;

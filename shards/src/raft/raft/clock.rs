@@ -1,0 +1,210 @@
+//! Ticks, timeouts and quiescence. Time is counted in ticks that the embedder passes in; there is no other clock.
+
+use super::Raft;
+use crate::raft::error::Error;
+use crate::raft::progress::ProgressState;
+use crate::raft::storage::Storage;
+use crate::raft::types::{Message, MessageKind, ReplicaId, Role};
+
+impl<S: Storage> Raft<S> {
+    /// Passes one tick.
+    ///
+    /// # Errors
+    /// If the storage fails.
+    pub fn tick(&mut self) -> Result<(), Error> {
+        self.advance_ticks(1)
+    }
+
+    /// Passes `ticks` ticks, as that many calls of [`Raft::tick`] would.
+    ///
+    /// # Errors
+    /// If the storage fails.
+    pub fn advance_ticks(&mut self, ticks: u32) -> Result<(), Error> {
+        let mut left = ticks;
+        while left > 0 {
+            let passed = self.ticks_until_due().map_or(left, |due| due.min(left));
+            left -= passed;
+            self.now += u64::from(passed);
+            // A leader that rests counts nothing; a follower counts how long it hasn't heard from its leader.
+            if self.role != Role::Leader {
+                self.election_elapsed = self.election_elapsed.saturating_add(passed);
+                if !self.quiescent && self.past_election_timeout() && self.promotable() {
+                    self.election_elapsed = 0;
+                    self.election_timed_out()?;
+                }
+            } else if !self.quiescent {
+                self.election_elapsed += passed;
+                self.heartbeat_elapsed = self.heartbeat_elapsed.saturating_add(passed);
+                self.leader_timeouts()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// After how many ticks something may happen by itself: an election, a heartbeat, a check of the quorum, the end
+    /// of a transfer. At least 1. `None` if nothing will; ticks must still be passed in before the next message, as
+    /// leases and timeouts are counted in them.
+    #[must_use]
+    pub fn ticks_until_due(&self) -> Option<u32> {
+        if self.quiescent {
+            return None;
+        }
+        let left = |timeout: u32, elapsed: u32| timeout.saturating_sub(elapsed).max(1);
+        if self.role != Role::Leader {
+            return self
+                .promotable()
+                .then(|| left(self.randomized_election_timeout, self.election_elapsed));
+        }
+        // The transfer is given up together with the check of the quorum.
+        let election = left(self.settings.election_ticks, self.election_elapsed);
+        if self.settings.manual_heartbeats {
+            return Some(election);
+        }
+        Some(election.min(left(self.settings.heartbeat_ticks, self.heartbeat_elapsed)))
+    }
+
+    fn election_timed_out(&mut self) -> Result<(), Error> {
+        if self.settings.manual_elections {
+            self.election_due = true;
+            return Ok(());
+        }
+        self.hup_by_timeout()
+    }
+
+    fn leader_timeouts(&mut self) -> Result<(), Error> {
+        if self.election_elapsed >= self.settings.election_ticks {
+            self.election_elapsed = 0;
+            if self.settings.check_quorum {
+                self.step_leader(Message {
+                    kind: MessageKind::CheckQuorum,
+                    from: self.id,
+                    ..Message::default()
+                })?;
+            }
+            // A transfer that takes longer than an election would is given up.
+            self.abort_leader_transfer();
+        }
+        if self.role == Role::Leader
+            && !self.settings.manual_heartbeats
+            && self.heartbeat_elapsed >= self.settings.heartbeat_ticks
+        {
+            self.heartbeat_elapsed = 0;
+            self.broadcast_heartbeat();
+        }
+        Ok(())
+    }
+
+    /// Whether the election timeout has passed. Whether that leads to an election is another question.
+    #[must_use]
+    pub fn past_election_timeout(&self) -> bool {
+        self.election_elapsed >= self.randomized_election_timeout
+    }
+
+    /// Draws an election timeout from `[election_ticks, 2 * election_ticks)`.
+    pub(super) fn draw_election_timeout(&mut self) {
+        let ticks = self.settings.election_ticks;
+        self.randomized_election_timeout = ticks + self.rng.u32(0..ticks);
+    }
+
+    /// A leader of this term was heard.
+    pub(super) fn heard_leader(&mut self, leader: ReplicaId) {
+        self.election_elapsed = 0;
+        self.election_due = false;
+        self.lead = leader;
+        self.hold_votes();
+    }
+
+    /// Ticks since a leader was heard, or since the last check of the quorum if leading.
+    #[must_use]
+    pub fn election_elapsed(&self) -> u32 {
+        self.election_elapsed
+    }
+
+    /// Ticks since the last heartbeat that this leader sent.
+    #[must_use]
+    pub fn heartbeat_elapsed(&self) -> u32 {
+        self.heartbeat_elapsed
+    }
+
+    /// The election timeout drawn last.
+    #[must_use]
+    pub fn randomized_election_timeout(&self) -> u32 {
+        self.randomized_election_timeout
+    }
+
+    /// Sets the election timeout until the next one is drawn. For tests.
+    #[doc(hidden)]
+    pub fn set_randomized_election_timeout(&mut self, ticks: u32) {
+        self.randomized_election_timeout = ticks;
+    }
+
+    /// Sets the ticks since a leader was heard. For tests.
+    #[doc(hidden)]
+    pub fn set_election_elapsed(&mut self, ticks: u32) {
+        self.election_elapsed = ticks;
+    }
+
+    /// Whether the election timeout has passed since this was last asked
+    /// ([`Config::manual_elections`](crate::raft::Config::manual_elections)). The mark is dropped when a leader is
+    /// heard.
+    pub fn take_election_due(&mut self) -> bool {
+        std::mem::take(&mut self.election_due)
+    }
+
+    /// Whether the timers rest.
+    #[must_use]
+    pub fn is_quiescent(&self) -> bool {
+        self.quiescent
+    }
+
+    /// Lets the timers rest until a message or a request comes in, or [`Raft::wake`] is called. Possible only when
+    /// there is nothing to do: everything is committed, durable and applied here; a leader's followers all have it
+    /// acknowledged, and a follower knows its leader. Returns whether the replica rests now.
+    ///
+    /// A follower may do this only when its leader has said so, for this term and this commit index, and if somebody
+    /// watches over that leader for it.
+    pub fn quiesce(&mut self) -> bool {
+        let last = self.log.last_index();
+        let idle = self.log.applied() == last
+            && !self.log.has_unstable_entries()
+            && !self.log.has_unstable_snapshot()
+            && !self.has_output();
+        let agreed = match self.role {
+            Role::Follower => self.has_leader(),
+            Role::Candidate | Role::PreCandidate => false,
+            Role::Leader => {
+                let peers_done = self.tracker.progress.iter().all(|(id, progress)| {
+                    id == self.id
+                        || (progress.state == ProgressState::Replicate
+                            && progress.match_index == last)
+                });
+                peers_done
+                    && !self.tracker.config.auto_leave
+                    && self.leader.as_ref().is_some_and(|leader| {
+                        leader.transferee.is_none() && leader.reads.is_empty()
+                    })
+            }
+        };
+        self.quiescent |= idle && agreed;
+        self.quiescent
+    }
+
+    /// Ends quiescence. A leader gives everybody an election timeout to show up. A follower remembers whether its
+    /// leader has been silent for an election timeout (it grants votes then, as other followers may ask before it
+    /// does), but waits a whole one before it campaigns, as the leader may rest as well.
+    pub fn wake(&mut self) {
+        if !std::mem::take(&mut self.quiescent) {
+            return;
+        }
+        if self.role == Role::Leader {
+            self.election_elapsed = 0;
+            self.heartbeat_elapsed = 0;
+            self.tracker
+                .visit(|_, progress| progress.recent_active = true);
+        } else {
+            self.election_elapsed = self.election_elapsed.min(self.settings.election_ticks);
+            self.draw_election_timeout();
+            self.randomized_election_timeout += self.election_elapsed;
+        }
+    }
+}
