@@ -1,0 +1,667 @@
+//! The birth of a cluster: its nodes, its shards, and the state that every replica begins with.
+//!
+//! The genesis is a record that all nodes hold word for word. Everything at the beginning is a function of it, so nothing
+//! has to be agreed on: every replica starts as if it had installed a snapshot at [`GENESIS_INDEX`], with the same
+//! content as its peers. Logs therefore begin behind that index, which leaves 0 to mean "nothing at all": a replica that
+//! was added later starts from there and is sent a snapshot.
+
+use crate::descriptor::{Descriptor, DescriptorError, Epoch, KeyRange, Replica};
+use crate::ids::{NodeId, ShardId};
+use crate::keys;
+use crate::kv::ShardState;
+use crate::limits::{
+    GENESIS_NODES_MAX, GENESIS_SHARDS_MAX, SPLIT_KEY_BYTES_MAX, SPLIT_KEYS_BYTES_MAX,
+};
+use crate::meta::{Allocator, MetaRow};
+use crate::node::{Node, NodeError};
+use crate::raft::{HardState, Index, ReplicaId, Term};
+use crate::range_map::{TilingError, check_tiling};
+use crate::value;
+use bytes::{Bytes, BytesMut};
+use flotilla_proto::v1 as proto;
+
+/// Index of the snapshot that every replica is born with; the first entry comes after it.
+pub const GENESIS_INDEX: Index = Index(5);
+/// Term of that snapshot; the first election is for a later one.
+pub const GENESIS_TERM: Term = Term(5);
+/// Replicas per shard if nothing else is asked for and there are as many nodes.
+pub const REPLICAS_DEFAULT: usize = 3;
+
+/// Epoch of every shard at its birth.
+const FIRST_EPOCH: Epoch = Epoch {
+    membership: 1,
+    range: 1,
+};
+/// Revision of the meta shard's first rows. Other shards are born empty, at revision 0.
+const FIRST_META_REVISION: u64 = 1;
+
+/// Names a cluster: 16 random bytes.
+pub type ClusterId = [u8; 16];
+
+/// How user shards share the keyspace at birth.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Split {
+    /// This many shards, see [`even_split`].
+    Even(usize),
+    /// A shard for each range between these keys, which ascend.
+    At(Vec<Bytes>),
+}
+
+/// The checked birth record of a cluster.
+///
+/// *Invariant:* node ids, addresses and store ids are unique; the first shard is the meta shard; the others ascend by
+/// range and tile the keyspace; replicas live on known nodes; all shards are at their first epoch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Genesis {
+    cluster: ClusterId,
+    nodes: Vec<Node>,
+    shards: Vec<Descriptor>,
+    time_ms: u64,
+}
+
+/// Why a cluster cannot be born like this.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum GenesisError {
+    /// A cluster id has 16 bytes.
+    #[error("the cluster id has {0} bytes, expected 16")]
+    ClusterId(usize),
+    /// Too many or too few.
+    #[error("{count} {what} are given, expected 1 to {max}")]
+    Count {
+        /// Of what.
+        what: &'static str,
+        /// How many.
+        count: usize,
+        /// At most.
+        max: usize,
+    },
+    /// A broken node.
+    #[error(transparent)]
+    Node(#[from] NodeError),
+    /// Two nodes that cannot be told apart.
+    #[error("nodes {first} and {second} have the same {what}")]
+    SameNode {
+        /// One node.
+        first: NodeId,
+        /// The other.
+        second: NodeId,
+        /// What is the same.
+        what: &'static str,
+    },
+    /// A broken descriptor.
+    #[error(transparent)]
+    Descriptor(#[from] DescriptorError),
+    /// Two shards with one id.
+    #[error("shard {0} is given twice")]
+    SameShard(ShardId),
+    /// The directory has no place.
+    #[error("the meta shard is missing, or it is not the first shard with all keys as its range")]
+    Meta,
+    /// User shards do not share the keyspace.
+    #[error(transparent)]
+    Tiling(#[from] TilingError),
+    /// A replica on a node that is not there.
+    #[error("shard {shard} has a replica on node {node}, which is not part of the cluster")]
+    UnknownNode {
+        /// Which shard.
+        shard: ShardId,
+        /// The missing node.
+        node: NodeId,
+    },
+    /// A shard that has a history already.
+    #[error("shard {shard} has epoch {epoch}, expected {FIRST_EPOCH}")]
+    Epoch {
+        /// Which shard.
+        shard: ShardId,
+        /// What it says.
+        epoch: Epoch,
+    },
+    /// An even number of replicas bears no more failures than one less.
+    #[error(
+        "{replicas} replicas per shard on {nodes} nodes: expected an odd number, at most {nodes}"
+    )]
+    Replicas {
+        /// What was asked for.
+        replicas: usize,
+        /// What there is.
+        nodes: usize,
+    },
+    /// A split key that splits nothing.
+    #[error("split key {at} is empty")]
+    SplitKeyEmpty {
+        /// Its place in the list, from 0.
+        at: usize,
+    },
+    /// Out of order.
+    #[error("split key {at} \"{}\" is not above the one before it", key.escape_ascii())]
+    SplitKeyOrder {
+        /// Its place in the list, from 0.
+        at: usize,
+        /// The key.
+        key: Bytes,
+    },
+    /// Too long.
+    #[error("split key {at} has {bytes} bytes, the limit is {SPLIT_KEY_BYTES_MAX}")]
+    SplitKeyTooLong {
+        /// Its place in the list, from 0.
+        at: usize,
+        /// Its length.
+        bytes: usize,
+    },
+    /// All together too long.
+    #[error("the split keys have {bytes} bytes, the limit is {SPLIT_KEYS_BYTES_MAX}")]
+    SplitKeysTooLong {
+        /// Their length.
+        bytes: usize,
+    },
+}
+
+impl Genesis {
+    /// Plans a new cluster. Nodes get the ids 1, 2, … in the given order, whatever ids they have. Replica i of shard k
+    /// (the meta shard is number 0) goes to node (k + i) mod n: every node gets its share of replicas, and of first
+    /// replicas, which are meant to lead. 0 `replicas` stands for [`REPLICAS_DEFAULT`], or all nodes if there are fewer.
+    ///
+    /// # Errors
+    /// If the nodes, the split or the number of replicas are not possible.
+    pub fn plan(
+        cluster: ClusterId,
+        nodes: Vec<proto::Node>,
+        split: &Split,
+        replicas: usize,
+        time_ms: u64,
+    ) -> Result<Self, GenesisError> {
+        check_count("nodes", nodes.len(), GENESIS_NODES_MAX)?;
+        let replicas = match replicas {
+            0 => REPLICAS_DEFAULT.min(nodes.len()),
+            odd if odd % 2 == 1 && odd <= nodes.len() => odd,
+            replicas => {
+                return Err(GenesisError::Replicas {
+                    replicas,
+                    nodes: nodes.len(),
+                });
+            }
+        };
+        let keys = match split {
+            Split::Even(shards) => {
+                check_count("shards", *shards, GENESIS_SHARDS_MAX)?;
+                even_split(*shards)
+            }
+            Split::At(keys) => {
+                check_split_keys(keys)?;
+                keys.clone()
+            }
+        };
+        let node_ids: Vec<NodeId> = (1..=nodes.len() as u64).map(NodeId).collect();
+        let place = |shard: ShardId, range: KeyRange| {
+            let first = (shard.0 - ShardId::META.0) as usize;
+            Descriptor {
+                shard,
+                range,
+                epoch: FIRST_EPOCH,
+                replicas: (0..replicas)
+                    .map(|at| Replica {
+                        id: ReplicaId(at as u64 + 1),
+                        node: node_ids[(first + at) % node_ids.len()],
+                        learner: false,
+                    })
+                    .collect(),
+            }
+        };
+        let starts = std::iter::once(Bytes::new()).chain(keys.iter().cloned());
+        let ends = keys.iter().cloned().chain([Bytes::new()]);
+        let mut shards = vec![place(ShardId::META, KeyRange::all())];
+        for (id, (start, end)) in (ShardId::FIRST_USER.0..).zip(starts.zip(ends)) {
+            let range = KeyRange::new(start, end).expect("split keys ascend");
+            shards.push(place(ShardId(id), range));
+        }
+        let nodes = (nodes.into_iter().zip(&node_ids))
+            .map(|(node, id)| {
+                let node_id = id.0;
+                Node::try_from(proto::Node { node_id, ..node })
+            })
+            .collect::<Result<Vec<_>, _>>()?;
+        let genesis = Self {
+            cluster,
+            nodes,
+            shards,
+            time_ms,
+        };
+        genesis.check()?;
+        Ok(genesis)
+    }
+
+    /// Names the cluster.
+    #[must_use]
+    pub fn cluster(&self) -> ClusterId {
+        self.cluster
+    }
+
+    /// The first nodes.
+    #[must_use]
+    pub fn nodes(&self) -> &[Node] {
+        &self.nodes
+    }
+
+    /// The first shards; the meta shard comes first, the others ascend by range.
+    #[must_use]
+    pub fn shards(&self) -> &[Descriptor] {
+        &self.shards
+    }
+
+    /// When the cluster was born, in milliseconds of the wall clock.
+    #[must_use]
+    pub fn time_ms(&self) -> u64 {
+        self.time_ms
+    }
+
+    /// The shards that have a replica on `node`.
+    pub fn shards_on(&self, node: NodeId) -> impl Iterator<Item = &Descriptor> {
+        (self.shards.iter()).filter(move |descriptor| descriptor.replica_on(node).is_some())
+    }
+
+    /// The state that a shard is born with.
+    #[must_use]
+    pub fn shard_state(&self, descriptor: &Descriptor) -> ShardState {
+        ShardState {
+            applied_index: GENESIS_INDEX,
+            applied_term: GENESIS_TERM,
+            revision: if descriptor.shard.is_meta() {
+                FIRST_META_REVISION
+            } else {
+                0
+            },
+            clock_ms: self.time_ms,
+            next_session: 1,
+            conf_state: descriptor.conf_state(),
+            descriptor: descriptor.clone(),
+        }
+    }
+
+    /// The rows of the state database that a node is born with: the state of each shard that it has a replica of, and
+    /// the directory if it has one of the meta shard. Its log database is born with [`hard_state`] and the log cut at
+    /// [`GENESIS_INDEX`] of [`GENESIS_TERM`], for the same shards.
+    #[must_use]
+    pub fn rows(&self, node: NodeId) -> Vec<(Bytes, Bytes)> {
+        let mut rows = Vec::new();
+        for descriptor in self.shards_on(node) {
+            let state = self.shard_state(descriptor);
+            rows.push((keys::state(descriptor.shard), state.encode()));
+            if descriptor.shard.is_meta() {
+                rows.extend(self.directory().into_iter().map(|row| {
+                    let mut stored = BytesMut::new();
+                    value::encode(&mut stored, FIRST_META_REVISION, &row.value());
+                    (keys::data(ShardId::META, &row.key()), stored.freeze())
+                }));
+            }
+        }
+        rows
+    }
+
+    /// The first rows of the directory.
+    #[must_use]
+    pub fn directory(&self) -> Vec<MetaRow> {
+        let next_node = self.nodes.iter().map(|node| node.id.0).max();
+        let next_shard = self.shards.iter().map(|shard| shard.shard.0).max();
+        let next = |last: Option<u64>| last.map_or(1, |last| last.saturating_add(1));
+        let nodes = self.nodes.iter().cloned().map(MetaRow::Node);
+        let shards = self.shards.iter().cloned().map(MetaRow::Shard);
+        let allocators = [
+            MetaRow::Next(Allocator::Node, next(next_node)),
+            MetaRow::Next(Allocator::Shard, next(next_shard)),
+        ];
+        nodes.chain(shards).chain(allocators).collect()
+    }
+
+    fn check(&self) -> Result<(), GenesisError> {
+        check_count("nodes", self.nodes.len(), GENESIS_NODES_MAX)?;
+        // One more for the meta shard.
+        check_count("shards", self.shards.len(), GENESIS_SHARDS_MAX + 1)?;
+        let mut nodes: Vec<&Node> = self.nodes.iter().collect();
+        check_unique("id", &mut nodes, |node| &node.id)?;
+        check_unique("address", &mut nodes, |node| &node.address)?;
+        check_unique("store id", &mut nodes, |node| &node.store)?;
+        let mut ids: Vec<ShardId> = self.shards.iter().map(|shard| shard.shard).collect();
+        ids.sort_unstable();
+        if let Some(pair) = ids.windows(2).find(|pair| pair[0] == pair[1]) {
+            return Err(GenesisError::SameShard(pair[0]));
+        }
+        match self.shards.split_first() {
+            Some((meta, users)) if meta.shard.is_meta() && meta.range == KeyRange::all() => {
+                check_tiling(users)?;
+            }
+            _ => return Err(GenesisError::Meta),
+        }
+        let mut node_ids: Vec<NodeId> = self.nodes.iter().map(|node| node.id).collect();
+        node_ids.sort_unstable();
+        for descriptor in &self.shards {
+            let shard = descriptor.shard;
+            if descriptor.epoch != FIRST_EPOCH {
+                let epoch = descriptor.epoch;
+                return Err(GenesisError::Epoch { shard, epoch });
+            }
+            for &Replica { node, .. } in &descriptor.replicas {
+                if node_ids.binary_search(&node).is_err() {
+                    return Err(GenesisError::UnknownNode { shard, node });
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl TryFrom<proto::Genesis> for Genesis {
+    type Error = GenesisError;
+
+    fn try_from(message: proto::Genesis) -> Result<Self, Self::Error> {
+        let cluster = (message.cluster_id[..].try_into())
+            .map_err(|_| GenesisError::ClusterId(message.cluster_id.len()))?;
+        let nodes = message.nodes.into_iter().map(Node::try_from);
+        let shards = message.shards.into_iter().map(Descriptor::try_from);
+        let genesis = Self {
+            cluster,
+            nodes: nodes.collect::<Result<_, _>>()?,
+            shards: shards.collect::<Result<_, _>>()?,
+            time_ms: message.time_ms,
+        };
+        genesis.check()?;
+        Ok(genesis)
+    }
+}
+
+impl From<&Genesis> for proto::Genesis {
+    fn from(genesis: &Genesis) -> Self {
+        Self {
+            cluster_id: Bytes::copy_from_slice(&genesis.cluster),
+            nodes: genesis.nodes.iter().map(proto::Node::from).collect(),
+            shards: (genesis.shards.iter())
+                .map(proto::Descriptor::from)
+                .collect(),
+            time_ms: genesis.time_ms,
+        }
+    }
+}
+
+/// Raft's hard state of every replica at birth.
+#[must_use]
+pub fn hard_state() -> HardState {
+    HardState {
+        term: GENESIS_TERM,
+        vote: ReplicaId::NONE,
+        commit: GENESIS_INDEX,
+    }
+}
+
+/// The keys between `shards` shards that share typical keys evenly.
+///
+/// Keys are mostly text, and a split by the value of bytes alone would put all of it on an eighth of the shards. So
+/// each byte of a key is given a weight (lower-case letters and digits the most, then capitals, then other printable
+/// characters, then the rest), and the shards get equal weights. Text spreads over three quarters of the shards; keys
+/// with evenly distributed bytes still use all of them, the busiest getting four times its share. For anything better
+/// there are split keys of one's own.
+#[must_use]
+pub fn even_split(shards: usize) -> Vec<Bytes> {
+    // The heaviest two bytes have (16 / 919)² of all weight, one part in 3,299, so that two bytes tell the parts of
+    // 3,000 shards apart; three do for 189,000.
+    const { assert!(GENESIS_SHARDS_MAX <= 189_000) };
+    let length = if shards <= 3000 { 2 } else { 3 };
+    let total: u64 = (0..=u8::MAX).map(weight).sum();
+    (1..shards as u64)
+        .map(|part| {
+            // How far into the weights the key lies, as a fraction.
+            let (mut rest, mut whole) = (part, shards as u64);
+            let mut key = Vec::with_capacity(length);
+            for _ in 0..length {
+                rest *= total;
+                for byte in 0..=u8::MAX {
+                    let share = weight(byte) * whole;
+                    if rest < share {
+                        key.push(byte);
+                        whole = share;
+                        break;
+                    }
+                    rest -= share;
+                }
+            }
+            while key.last() == Some(&0) {
+                key.pop();
+            }
+            key.into()
+        })
+        .collect()
+}
+
+const fn weight(byte: u8) -> u64 {
+    match byte {
+        b'a'..=b'z' => 16,
+        b'0'..=b'9' => 12,
+        b'A'..=b'Z' => 6,
+        b' '..=b'~' => 2,
+        _ => 1,
+    }
+}
+
+fn check_split_keys(keys: &[Bytes]) -> Result<(), GenesisError> {
+    check_count("shards", keys.len() + 1, GENESIS_SHARDS_MAX)?;
+    for (at, key) in keys.iter().enumerate() {
+        if key.is_empty() {
+            return Err(GenesisError::SplitKeyEmpty { at });
+        }
+        if key.len() > SPLIT_KEY_BYTES_MAX {
+            let bytes = key.len();
+            return Err(GenesisError::SplitKeyTooLong { at, bytes });
+        }
+        if at > 0 && keys[at - 1] >= *key {
+            let key = key.clone();
+            return Err(GenesisError::SplitKeyOrder { at, key });
+        }
+    }
+    let bytes = keys.iter().map(Bytes::len).sum();
+    if bytes > SPLIT_KEYS_BYTES_MAX {
+        return Err(GenesisError::SplitKeysTooLong { bytes });
+    }
+    Ok(())
+}
+
+fn check_count(what: &'static str, count: usize, max: usize) -> Result<(), GenesisError> {
+    if (1..=max).contains(&count) {
+        Ok(())
+    } else {
+        Err(GenesisError::Count { what, count, max })
+    }
+}
+
+fn check_unique<T: Ord>(
+    what: &'static str,
+    nodes: &mut [&Node],
+    part: impl Fn(&Node) -> &T,
+) -> Result<(), GenesisError> {
+    nodes.sort_by(|a, b| part(a).cmp(part(b)));
+    match nodes.windows(2).find(|pair| part(pair[0]) == part(pair[1])) {
+        None => Ok(()),
+        Some(pair) => Err(GenesisError::SameNode {
+            first: pair[0].id,
+            second: pair[1].id,
+            what,
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::range_map::RangeMap;
+    use std::sync::Arc;
+
+    fn nodes(count: u64) -> Vec<proto::Node> {
+        (1..=count)
+            .map(|n| proto::Node {
+                node_id: 0,
+                address: format!("host:{n}"),
+                status_address: String::new(),
+                store_id: Bytes::copy_from_slice(&[n as u8; 16]),
+            })
+            .collect()
+    }
+
+    fn plan(count: u64, split: &Split, replicas: usize) -> Result<Genesis, GenesisError> {
+        Genesis::plan([7; 16], nodes(count), split, replicas, 1000)
+    }
+
+    #[test]
+    fn even_splits_ascend_at_any_size() {
+        for shards in [
+            1,
+            2,
+            3,
+            64,
+            256,
+            2999,
+            3000,
+            3001,
+            40_000,
+            GENESIS_SHARDS_MAX,
+        ] {
+            let keys = even_split(shards);
+            assert_eq!(keys.len(), shards - 1);
+            assert!(keys.is_sorted_by(|a, b| a < b), "{shards} shards");
+            assert!(keys.iter().all(|key| !key.is_empty() && key.len() <= 3));
+        }
+    }
+
+    #[test]
+    fn text_spreads_over_many_shards_and_no_key_over_too_few() {
+        let keys = even_split(64);
+        let shards_of = |first: std::ops::RangeInclusive<u8>| {
+            let mut shards: Vec<usize> = first
+                .flat_map(|a| (0..=255).map(move |b| [a, b]))
+                .map(|key| keys.partition_point(|split| split[..] <= key[..]))
+                .collect();
+            shards.dedup();
+            shards.len()
+        };
+        assert!(shards_of(b'a'..=b'z') >= 29);
+        assert!(shards_of(b'0'..=b'9') >= 8);
+        assert_eq!(shards_of(0..=255), 64);
+        // No shard gets more than four times its share of random bytes.
+        let mut shares = vec![0; 64];
+        for key in 0..=u16::MAX {
+            let key = key.to_be_bytes();
+            shares[keys.partition_point(|split| split[..] <= key[..])] += 1;
+        }
+        assert!(
+            shares.iter().all(|&share| share <= 4 * 65_536 / 64),
+            "{shares:?}"
+        );
+    }
+
+    #[test]
+    fn a_plan_is_valid_and_balanced() {
+        let genesis = plan(3, &Split::Even(64), 0).unwrap();
+        let message = proto::Genesis::from(&genesis);
+        assert_eq!(Genesis::try_from(message), Ok(genesis.clone()));
+        assert_eq!(genesis.shards().len(), 65);
+        let map = RangeMap::new(genesis.shards().iter().cloned().map(Arc::new));
+        assert_eq!(map.tiles(), Ok(()));
+        for node in 1..=3 {
+            assert_eq!(genesis.shards_on(NodeId(node)).count(), 65);
+            let first = |shard: &&Descriptor| shard.replicas[0].node == NodeId(node);
+            assert!((21..=22).contains(&genesis.shards().iter().filter(first).count()));
+        }
+        let five = plan(5, &Split::Even(64), 3).unwrap();
+        for node in 1..=5 {
+            assert_eq!(five.shards_on(NodeId(node)).count(), 39);
+        }
+    }
+
+    #[test]
+    fn the_factor_of_replication_is_odd_and_possible() {
+        let replicas = |nodes, asked| {
+            plan(nodes, &Split::Even(1), asked).map(|genesis| genesis.shards()[0].replicas.len())
+        };
+        assert_eq!(replicas(1, 0), Ok(1));
+        assert_eq!(replicas(2, 0), Ok(2));
+        assert_eq!(replicas(5, 0), Ok(3));
+        assert_eq!(replicas(5, 5), Ok(5));
+        for (nodes, replicas_asked) in [(5, 2), (3, 5)] {
+            let error = replicas(nodes, replicas_asked).unwrap_err();
+            assert!(matches!(error, GenesisError::Replicas { .. }), "{error}");
+        }
+    }
+
+    #[test]
+    fn split_keys_are_checked() {
+        let at = |keys: &[&'static [u8]]| {
+            let keys = keys.iter().map(|key| Bytes::from_static(key)).collect();
+            plan(3, &Split::At(keys), 0)
+        };
+        let genesis = at(&[b"g", b"p"]).unwrap();
+        assert_eq!(genesis.shards()[2].range.to_string(), "[\"g\", \"p\")");
+        assert_eq!(at(&[]).unwrap().shards().len(), 2);
+        assert_eq!(at(&[b""]), Err(GenesisError::SplitKeyEmpty { at: 0 }));
+        let error = at(&[b"p", b"p"]).unwrap_err().to_string();
+        assert_eq!(error, "split key 1 \"p\" is not above the one before it");
+        assert!(matches!(
+            at(&[b"p", b"g"]),
+            Err(GenesisError::SplitKeyOrder { at: 1, .. })
+        ));
+        let long = plan(3, &Split::At(vec![vec![b'k'; 300].into()]), 0);
+        assert_eq!(
+            long,
+            Err(GenesisError::SplitKeyTooLong { at: 0, bytes: 300 })
+        );
+    }
+
+    #[test]
+    fn replicas_are_born_equal() {
+        let genesis = plan(3, &Split::Even(2), 3).unwrap();
+        assert_eq!(genesis.rows(NodeId(1)), genesis.rows(NodeId(3)));
+        let state = genesis.shard_state(&genesis.shards()[1]);
+        assert_eq!(state.applied_index, GENESIS_INDEX);
+        assert_eq!(state.conf_state.voters.len(), 3);
+        assert_eq!(
+            (state.revision, state.clock_ms, state.next_session),
+            (0, 1000, 1)
+        );
+        assert_eq!(ShardState::decode(state.encode()), Ok(state));
+        let directory = genesis.directory();
+        assert!(directory.contains(&MetaRow::Next(Allocator::Node, 4)));
+        assert!(directory.contains(&MetaRow::Next(Allocator::Shard, 4)));
+        assert_eq!(genesis.rows(NodeId(1)).len(), 3 + directory.len());
+        assert!(genesis.rows(NodeId(9)).is_empty());
+    }
+
+    #[test]
+    fn broken_records_are_refused() {
+        let genesis = proto::Genesis::from(&plan(3, &Split::Even(2), 3).unwrap());
+        let broken = |change: &dyn Fn(&mut proto::Genesis)| {
+            let mut message = genesis.clone();
+            change(&mut message);
+            Genesis::try_from(message).unwrap_err().to_string()
+        };
+        assert!(broken(&|m| m.cluster_id = Bytes::new()).contains("0 bytes"));
+        assert!(broken(&|m| m.nodes.clear()).contains("0 nodes"));
+        assert!(broken(&|m| m.nodes[1].node_id = 1).contains("same id"));
+        assert!(broken(&|m| m.nodes[1].address = "host:1".into()).contains("same address"));
+        assert!(
+            broken(&|m| m.nodes[1].store_id = m.nodes[0].store_id.clone()).contains("store id")
+        );
+        assert!(broken(&|m| m.nodes[2].node_id = 9).contains("node 3, which is not part"));
+        assert!(broken(&|m| m.shards.clear()).contains("0 shards"));
+        assert!(broken(&|m| m.shards.truncate(1)).contains("no shard holds any key"));
+        assert!(broken(&|m| m.shards.truncate(2)).contains("no shard holds the keys from"));
+        assert!(broken(&|m| m.shards[2].shard_id = 2).contains("shard 2 is given twice"));
+        assert!(broken(&|m| m.shards.swap(0, 1)).contains("meta shard"));
+        assert!(broken(&|m| m.shards[0].end = "x".into()).contains("meta shard"));
+        assert!(broken(&|m| m.shards[1].end = "zzz".into()).contains("both hold"));
+        assert!(broken(&|m| m.shards[1].epoch = None).contains("no epoch"));
+        assert!(
+            broken(&|m| {
+                m.shards[1].epoch = Some(proto::Epoch {
+                    membership: 1,
+                    range: 2,
+                });
+            })
+            .contains("epoch 2.1")
+        );
+    }
+}
