@@ -5,6 +5,7 @@
 
 use super::confchange::{ConfChangeAny, format_operations};
 use super::progress::{Progress, ProgressState};
+use super::raw_node::Ready;
 use super::tracker::{Config, ProgressMap};
 use super::types::{
     ConfState, Entry, EntryKind, HardState, Message, MessageKind, ReplicaId, Role, Snapshot,
@@ -182,6 +183,59 @@ impl Message {
             write!(f, "\n{indent}]")?;
         }
         Ok(())
+    }
+}
+
+/// One part per line or block; `<empty Ready>` without a line feed if there is nothing to do.
+impl Display for Ready {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        Display::fmt(&self.display(&quote), f)
+    }
+}
+
+impl Ready {
+    /// The work with the data of normal entries as `formatter` puts them.
+    pub fn display<'a>(&'a self, formatter: EntryFormatter<'a>) -> impl Display + 'a {
+        fmt::from_fn(move |f| {
+            if self.is_empty() {
+                return f.write_str("<empty Ready>");
+            }
+            writeln!(f, "Ready MustSync={}:", self.must_sync)?;
+            if let Some(soft_state) = self.soft_state {
+                writeln!(f, "{soft_state}")?;
+            }
+            if let Some(hard_state) = self.hard_state {
+                writeln!(f, "HardState {hard_state}")?;
+            }
+            if !self.read_states.is_empty() {
+                f.write_str("ReadStates [")?;
+                for (i, state) in self.read_states.iter().enumerate() {
+                    let blank = if i == 0 { "" } else { " " };
+                    let bytes: Vec<_> = state.context.iter().map(u8::to_string).collect();
+                    write!(f, "{blank}{{{} [{}]}}", state.index, bytes.join(" "))?;
+                }
+                f.write_str("]\n")?;
+            }
+            let list = |f: &mut Formatter<'_>, title: &str, entries: &[Entry]| {
+                if !entries.is_empty() {
+                    writeln!(f, "{title}:")?;
+                }
+                entries
+                    .iter()
+                    .try_for_each(|entry| writeln!(f, "{}", entry.display(formatter)))
+            };
+            list(f, "Entries", &self.entries)?;
+            if let Some(snapshot) = &self.snapshot {
+                writeln!(f, "Snapshot {snapshot}")?;
+            }
+            list(f, "CommittedEntries", &self.committed_entries)?;
+            if !self.messages.is_empty() {
+                f.write_str("Messages:\n")?;
+            }
+            self.messages
+                .iter()
+                .try_for_each(|message| writeln!(f, "{}", message.display("", formatter)))
+        })
     }
 }
 
