@@ -296,7 +296,8 @@ pub struct Message {
     /// Round of read confirmation (`Heartbeat` and its answer): unique within the leader's term, never a caller's
     /// value (etcd-io/raft#397). 0 for none.
     pub round: u64,
-    /// Opaque bytes of the caller: the context of a read request, or the campaign type of a vote.
+    /// Opaque bytes: a caller's with a read request; the reason of a vote request; the committed position (term and
+    /// index) in a refused vote.
     pub context: Bytes,
     /// Entries to append, propose or apply.
     pub entries: Vec<Entry>,

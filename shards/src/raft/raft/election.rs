@@ -180,12 +180,46 @@ impl<S: Storage> Raft<S> {
             to: request.from,
             term,
             reject: !granted,
+            context: match granted {
+                true => Bytes::new(),
+                false => self.commit_hint()?,
+            },
             ..Message::default()
         });
         if granted && !pre {
             self.election_elapsed = 0;
             self.vote = request.from;
         }
+        Ok(())
+    }
+
+    /// The committed position, for a candidate that is refused.
+    ///
+    /// A replica that led its own removal or demotion to the commit and then failed may be the only one to know of the
+    /// commit, and have the longest log. It can't lead any more, and others, to whom it still is a voter, can't win
+    /// without its vote. What it tells them about the commit lets them apply the change and go on without it. etcd-raft
+    /// has no such hint (and blocks in that case).
+    fn commit_hint(&self) -> Result<Bytes, StorageError> {
+        let index = self.log.committed();
+        let term = self.log.term(index)?;
+        let mut hint = Vec::with_capacity(16);
+        hint.extend_from_slice(&term.0.to_be_bytes());
+        hint.extend_from_slice(&index.0.to_be_bytes());
+        Ok(hint.into())
+    }
+
+    /// Takes in the [`Raft::commit_hint`] of a refusal: an entry that is committed anywhere is committed here as well.
+    fn take_commit_hint(&mut self, refusal: &Message) -> Result<(), StorageError> {
+        // Replicas of other versions may send none.
+        let Ok(hint) = <[u8; 16]>::try_from(refusal.context.as_ref()) else {
+            return Ok(());
+        };
+        let hint = u128::from_be_bytes(hint);
+        let committed = EntryId {
+            term: Term((hint >> 64) as u64),
+            index: Index(hint as u64),
+        };
+        self.log.maybe_commit(committed)?;
         Ok(())
     }
 
@@ -207,6 +241,9 @@ impl<S: Storage> Raft<S> {
     }
 
     fn poll(&mut self, answer: &Message) -> Result<(), Error> {
+        if answer.reject {
+            self.take_commit_hint(answer)?;
+        }
         self.tracker.record_vote(answer.from, !answer.reject);
         match self.tracker.tally_votes().result {
             VoteResult::Pending => Ok(()),
