@@ -299,19 +299,23 @@ impl<S: Storage> Raft<S> {
         }
     }
 
-    /// Entries up to `index` are applied here. A leader whose joint configuration is to be left by itself proposes
-    /// that as soon as the entry that entered it is applied.
+    /// Entries up to `index` are applied here.
     pub(super) fn applied_to(&mut self, index: Index, size: u64) -> Result<(), Error> {
-        let applied = index.max(self.log.applied());
-        self.log.applied_to(applied, size);
+        self.log.applied_to(index.max(self.log.applied()), size);
+        self.maybe_leave_joint()
+    }
+
+    /// Proposes to leave a joint configuration that is to be left by itself, as soon as the entry that entered it is
+    /// applied.
+    pub(super) fn maybe_leave_joint(&mut self) -> Result<(), Error> {
         if self.role != Role::Leader
             || !self.tracker.config.auto_leave
-            || applied < self.pending_conf_index()
+            || self.log.applied() < self.pending_conf_index()
         {
             return Ok(());
         }
-        // No data: so it can't be refused for its size. A transfer may refuse it; the next applied entry tries again,
-        // here or at the new leader.
+        // No data: so it can't be refused for its size. A transfer of leadership may refuse it; then this comes again
+        // at the new leader, or here when the transfer has been given up.
         let leave = Entry {
             kind: EntryKind::ConfChangeV2,
             ..Entry::default()
