@@ -2,4 +2,10 @@
 //! in `flotilla-shards`; here are threads, disks, sockets and the command line.
 
 pub mod client;
+pub mod config;
+pub mod disk;
+pub mod exit;
+pub mod logging;
 pub mod runtime;
+pub mod shutdown;
+pub mod status;

@@ -1,0 +1,112 @@
+//! The flags of the commands that run nodes.
+
+use std::path::PathBuf;
+
+use super::setting::{Address, LogFormat, LogLevel, Setting};
+use super::source::Layers;
+
+/// Flags of `flotilla start`. Each stands for the key that its help names and wins over file and environment.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct StartArgs {
+    /// Configuration file (TOML); `flotilla config default` prints one
+    #[arg(long, value_name = "FILE", env = "FLOTILLA_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// Folder that holds everything the node keeps (node.data)
+    #[arg(long, value_name = "DIR")]
+    pub data: Option<PathBuf>,
+    /// Where clients and other nodes connect (node.listen)
+    #[arg(long, value_name = "ADDR")]
+    pub listen: Option<Address>,
+    /// The address that others are told to reach this node at (node.advertise)
+    #[arg(long, value_name = "ADDR")]
+    pub advertise: Option<Address>,
+    /// Where /metrics, /health, /ready and /status are served (node.status_listen)
+    #[arg(long, value_name = "ADDR")]
+    pub status_listen: Option<Address>,
+    /// Nodes that make up the cluster, separated by commas (node.join)
+    #[arg(long, value_name = "ADDR,ADDR,…", value_delimiter = ',')]
+    pub join: Vec<Address>,
+    /// What is logged (log.level)
+    #[arg(long, value_name = "LEVEL")]
+    pub log_level: Option<LogLevel>,
+    /// How log lines are written (log.format)
+    #[arg(long, value_name = "FORMAT")]
+    pub log_format: Option<LogFormat>,
+}
+
+impl StartArgs {
+    /// Lays the flags over the other layers.
+    pub(crate) fn overlay(&self, layers: &mut Layers) {
+        let join = (!self.join.is_empty()).then(|| self.join.write());
+        let flags = [
+            (
+                "node",
+                "data",
+                "--data",
+                self.data.as_ref().map(Setting::write),
+            ),
+            (
+                "node",
+                "listen",
+                "--listen",
+                self.listen.as_ref().map(Setting::write),
+            ),
+            (
+                "node",
+                "advertise",
+                "--advertise",
+                self.advertise.as_ref().map(Setting::write),
+            ),
+            (
+                "node",
+                "status_listen",
+                "--status-listen",
+                self.status_listen.as_ref().map(Setting::write),
+            ),
+            ("node", "join", "--join", join),
+            (
+                "log",
+                "level",
+                "--log-level",
+                self.log_level.as_ref().map(Setting::write),
+            ),
+            (
+                "log",
+                "format",
+                "--log-format",
+                self.log_format.as_ref().map(Setting::write),
+            ),
+        ];
+        for (section, name, flag, value) in flags {
+            if let Some(value) = value {
+                layers.flag(section, name, flag, &value);
+            }
+        }
+    }
+}
+
+/// Flags of `flotilla demo`: a whole cluster in one process.
+#[derive(Clone, Debug, clap::Args)]
+pub struct DemoArgs {
+    /// Number of nodes
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=9))]
+    pub nodes: u16,
+    /// Number of shards that the keyspace is split into when the cluster is made
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    pub shards: u32,
+    /// Folder that holds the nodes' data folders; a demo started again on it has its data
+    #[arg(long, value_name = "DIR", default_value = "data/demo")]
+    pub data: PathBuf,
+    /// Port of the first node; the others follow, and the status ports begin 80 above it. 0 takes free ones
+    #[arg(long, value_name = "PORT", default_value_t = 7400, value_parser = clap::value_parser!(u16).range(0..=65_000))]
+    pub base_port: u16,
+    /// File of records (ndjson or csv) to import once the cluster is up
+    #[arg(long, value_name = "FILE")]
+    pub sample: Option<PathBuf>,
+    /// What is logged
+    #[arg(long, value_name = "LEVEL", default_value = "warn")]
+    pub log_level: LogLevel,
+    /// How log lines are written
+    #[arg(long, value_name = "FORMAT", default_value = "auto")]
+    pub log_format: LogFormat,
+}

@@ -1,0 +1,239 @@
+//! The table of all settings. It is the one place that knows them: the structs, the defaults, the checks of single
+//! values, the commented file of `flotilla config default` and the names in the environment all come from it.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::setting::{Address, LogFormat, LogLevel, Setting, Shape, Size};
+
+/// One setting, as the table describes it.
+#[derive(Clone, Copy, Debug)]
+pub struct Key {
+    /// The section of the file.
+    pub section: &'static str,
+    /// The name within the section.
+    pub name: &'static str,
+    /// What it does.
+    pub help: &'static str,
+    /// What a value looks like.
+    pub expected: &'static str,
+    /// Smallest and greatest value, if it has bounds.
+    pub bounds: Option<(&'static str, &'static str)>,
+    /// The default, as text.
+    pub default: &'static str,
+    /// Whether a running node takes a new value; others need a restart.
+    pub reloadable: bool,
+    /// How TOML may hold it.
+    pub(crate) shape: Shape,
+}
+
+impl Key {
+    /// `section.name`.
+    pub fn path(&self) -> String {
+        format!("{}.{}", self.section, self.name)
+    }
+
+    /// The environment variable that sets it.
+    pub fn variable(&self) -> String {
+        format!("FLOTILLA_{}__{}", self.section, self.name).to_ascii_uppercase()
+    }
+}
+
+/// Reads a value and holds it against its bounds; the error is what was expected.
+fn read<T: Setting>(
+    text: &str,
+    bounds: Option<(&str, &str)>,
+    within: impl Fn(&T, &T, &T) -> bool,
+) -> Result<T, String> {
+    let value = T::read(text).ok_or_else(|| T::EXPECTED.to_owned())?;
+    match bounds.map(|(min, max)| (min, max, T::read(min), T::read(max))) {
+        Some((min, max, Some(least), Some(most))) if !within(&value, &least, &most) => {
+            Err(format!("a value from {min} to {max}"))
+        }
+        _ => Ok(value),
+    }
+}
+
+/// Declares the sections and their settings. `live` marks what a running node can change.
+macro_rules! settings {
+    ($($(#[doc = $title:literal])+ $section:ident: $struct:ident {
+        $($(#[doc = $help:literal])+ $name:ident: $type:ty = $default:literal
+            $(in $min:literal ..= $max:literal)? $(, $live:ident)?;)+
+    })+) => {
+        /// The configuration of a node.
+        #[derive(Clone, Debug, PartialEq)]
+        pub struct Config { $($(#[doc = $title])+ pub $section: $struct,)+ }
+
+        $(
+            $(#[doc = $title])+
+            #[derive(Clone, Debug, PartialEq)]
+            pub struct $struct { $($(#[doc = $help])+ pub $name: $type,)+ }
+        )+
+
+        /// Every setting, in the order of the file.
+        pub const KEYS: &[Key] = &[$($(Key {
+            section: stringify!($section),
+            name: stringify!($name),
+            help: concat!($($help, "\n"),+),
+            expected: <$type as Setting>::EXPECTED,
+            bounds: settings!(@bounds $($min, $max)?),
+            default: $default,
+            reloadable: settings!(@live $($live)?),
+            shape: <$type as Setting>::SHAPE,
+        },)+)+];
+
+        /// The sections with their titles, in the order of the file.
+        pub const SECTIONS: &[(&str, &str)] = &[$((stringify!($section), concat!($($title, "\n"),+))),+];
+
+        impl Default for Config {
+            fn default() -> Self {
+                Self { $($section: $struct { $(
+                    $name: <$type as Setting>::read($default).expect("every default of the table can be read"),
+                )+ },)+ }
+            }
+        }
+
+        impl Config {
+            /// Sets one value from text. The error says what was expected.
+            pub(crate) fn set(&mut self, key: &Key, text: &str) -> Result<(), String> {
+                match (key.section, key.name) {
+                    $($((stringify!($section), stringify!($name)) => {
+                        self.$section.$name = read(text, key.bounds, settings!(@within $($min)?))?;
+                    })+)+
+                    _ => unreachable!("{} is in the table of keys but not in the configuration", key.path()),
+                }
+                Ok(())
+            }
+
+            /// One value as text.
+            pub fn get(&self, key: &Key) -> String {
+                match (key.section, key.name) {
+                    $($((stringify!($section), stringify!($name)) => self.$section.$name.write(),)+)+
+                    _ => unreachable!("{} is in the table of keys but not in the configuration", key.path()),
+                }
+            }
+        }
+    };
+    (@bounds) => { None };
+    (@bounds $min:literal, $max:literal) => { Some(($min, $max)) };
+    (@live) => { false };
+    (@live live) => { true };
+    (@within) => { |_, _, _| true };
+    (@within $min:literal) => { |value, least, most| (least..=most).contains(&value) };
+}
+
+settings! {
+    /// The node: where its data lies and how it is reached.
+    node: Node {
+        /// Folder that holds everything the node keeps. One process at a time uses it.
+        data: PathBuf = "data";
+        /// Where clients and other nodes connect (gRPC). Port 0 takes any free one.
+        listen: Address = "127.0.0.1:7400";
+        /// The address that others are told to reach this node at; empty: the same as `listen`.
+        advertise: Option<Address> = "";
+        /// Where /metrics, /health, /ready and /status are served (HTTP).
+        status_listen: Address = "127.0.0.1:7480";
+        /// Nodes that make up the cluster when it is initialized; this node's own address may be among them.
+        join: Vec<Address> = "";
+        /// Threads that run shards; 0: one per core, at most 8.
+        workers: usize = "0" in "0" ..= "256";
+        /// How long a stopping node waits for leaderships to move and requests to end.
+        drain_timeout: Duration = "20s" in "0s" ..= "10m";
+    }
+    /// Raft: the consensus of each shard. All nodes of a cluster should have the same values here.
+    raft: Raft {
+        /// How often a leader that has nothing else to send tells its followers that it lives.
+        heartbeat_interval: Duration = "100ms" in "10ms" ..= "10s";
+        /// How long a follower waits for its leader before it asks for votes; each wait is drawn from one to two times
+        /// this. More than twice the heartbeat interval.
+        election_timeout: Duration = "1s" in "50ms" ..= "2m";
+        /// Bytes of entries in one append message to one follower.
+        append_bytes: Size = "1MiB" in "4KiB" ..= "16MiB";
+        /// Append messages on their way to one follower of one shard before its acknowledgements are awaited.
+        inflight_appends: usize = "64" in "1" ..= "4096";
+        /// Bytes of entries that one shard may have proposed and not committed; beyond, writes are answered "busy".
+        uncommitted_bytes: Size = "32MiB" in "64KiB" ..= "1GiB";
+        /// Entries that a log keeps behind the applied index for followers that are behind.
+        reserve_entries: u64 = "10000" in "16" ..= "10000000";
+        /// Bytes of entries that a log keeps behind the applied index for followers that are behind.
+        reserve_bytes: Size = "16MiB" in "64KiB" ..= "16GiB";
+    }
+    /// Storage: the log, which is synced before anything is acknowledged, and the state database.
+    storage: Storage {
+        /// Memory for the newest entries of all logs, from which followers are served.
+        log_cache: Size = "64MiB" in "1MiB" ..= "64GiB";
+        /// Bytes of log that a restart may have to replay; the state database is flushed before there are more.
+        replay_limit: Size = "256MiB" in "1MiB" ..= "64GiB";
+        /// Memory for writes of the state database before they are flushed.
+        state_memtable: Size = "64MiB" in "1MiB" ..= "16GiB";
+        /// Memory for blocks of the state database that were read.
+        state_cache: Size = "64MiB" in "1MiB" ..= "1TiB";
+        /// The state database is flushed at least this often while there are writes.
+        flush_age: Duration = "2m" in "1s" ..= "1d";
+        /// Disk space that must stay free: with less, writes are refused, reads go on.
+        disk_reserve: Size = "256MiB" in "0B" ..= "16TiB";
+    }
+    /// Limits of requests. Those of sizes can be lowered, not raised: what one node accepts, all others must be able to
+    /// read. All nodes of a cluster should have the same values here.
+    limits: Limits {
+        /// Longest key.
+        key_bytes: Size = "4KiB" in "1B" ..= "4KiB";
+        /// Longest value.
+        value_bytes: Size = "4MiB" in "1B" ..= "4MiB";
+        /// Operations in one batch, conditions in one batch, keys in one batched get.
+        batch_ops: usize = "1024" in "1" ..= "1024";
+        /// Bytes of keys and values in one batch, conditions included.
+        batch_bytes: Size = "8MiB" in "1B" ..= "8MiB";
+        /// Bytes of values in the answer to one batched get.
+        batch_get_bytes: Size = "8MiB" in "1B" ..= "8MiB";
+        /// Rows in one page of a scan.
+        scan_rows: usize = "10000" in "1" ..= "10000";
+        /// Bytes of keys and values after which a page of a scan ends; a page holds at least one row.
+        scan_bytes: Size = "4MiB" in "1B" ..= "4MiB";
+        /// Bytes of one log entry: one command of the largest size, or many small ones.
+        entry_bytes: Size = "16MiB" in "1KiB" ..= "16MiB";
+        /// Requests that the node has taken in and not answered; beyond, it answers "busy".
+        in_flight_requests: usize = "65536" in "16" ..= "10000000";
+        /// Bytes of requests that the node has taken in and not answered; beyond, it answers "busy".
+        in_flight_bytes: Size = "128MiB" in "1MiB" ..= "64GiB";
+        /// How long the node works on a request that came without a timeout of its own.
+        request_timeout: Duration = "5s" in "100ms" ..= "10m";
+        /// The longest time that a client may ask for.
+        request_timeout_max: Duration = "1m" in "100ms" ..= "1h";
+    }
+    /// Transport: the connections between nodes.
+    transport: Transport {
+        /// Bytes of messages that wait for one peer in one lane; beyond, they are dropped and Raft sends them again.
+        queue_bytes: Size = "32MiB" in "1MiB" ..= "4GiB";
+        /// How long connecting to a peer may take.
+        connect_timeout: Duration = "2s" in "50ms" ..= "1m";
+        /// Longest wait between two attempts to reach a peer; the first is a twentieth of it.
+        reconnect_max: Duration = "2s" in "100ms" ..= "1m";
+        /// Bytes per second that this node sends as snapshots, over all of them.
+        snapshot_rate: Size = "64MiB" in "64KiB" ..= "16GiB";
+        /// Snapshots that this node sends, and that it receives, at the same time.
+        snapshots: usize = "4" in "1" ..= "64";
+    }
+    /// Log lines.
+    log: Log {
+        /// What is logged: a level, or a list such as "info,flotilla::transport=debug".
+        level: LogLevel = "info", live;
+        /// "text", "json", or "auto": text on a terminal, JSON otherwise.
+        format: LogFormat = "auto";
+    }
+}
+
+impl From<&Limits> for flotilla_shards::limits::Limits {
+    fn from(limits: &Limits) -> Self {
+        Self {
+            key_bytes: limits.key_bytes.len(),
+            value_bytes: limits.value_bytes.len(),
+            batch_ops: limits.batch_ops,
+            batch_bytes: limits.batch_bytes.len(),
+            scan_rows: limits.scan_rows,
+            scan_bytes: limits.scan_bytes.len(),
+            batch_get_bytes: limits.batch_get_bytes.len(),
+            entry_bytes: limits.entry_bytes.len(),
+        }
+    }
+}

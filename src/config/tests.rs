@@ -1,0 +1,304 @@
+//! What the configuration accepts, and what it says about what it refuses.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::time::Duration;
+
+use super::*;
+
+fn read(text: &str) -> Result<Config, ConfigError> {
+    Config::from_toml(Path::new("flotilla.toml"), text)
+}
+
+/// What is said about a file, one line per fault.
+fn refusal(text: &str) -> Vec<String> {
+    read(text)
+        .expect_err("a refused configuration")
+        .faults
+        .iter()
+        .map(Fault::to_string)
+        .collect()
+}
+
+#[test]
+fn the_printed_default_is_the_default_and_holds_every_key() {
+    let printed = Config::default().to_commented_toml();
+    assert_eq!(read(&printed), Ok(Config::default()), "{printed}");
+
+    let mut layers = Layers::default();
+    layers.text(Path::new("printed"), &printed);
+    let from_file: BTreeSet<String> = layers.origins.into_keys().collect();
+    assert_eq!(
+        from_file,
+        KEYS.iter().map(Key::path).collect::<BTreeSet<_>>()
+    );
+}
+
+#[test]
+fn every_key_keeps_another_value_through_the_file() {
+    for key in KEYS {
+        let other = match (key.bounds, key.shape) {
+            (Some((min, max)), _) => {
+                if key.default == max {
+                    min
+                } else {
+                    max
+                }
+            }
+            (None, Shape::List) => "a:1,b:2",
+            (None, _) if key.section == "log" && key.name == "format" => "json",
+            (None, _) if key.section == "log" => "warn,flotilla::transport=debug",
+            (None, _) if key.name == "data" => "/some/where \"else\"",
+            (None, _) => "[::1]:9",
+        };
+        let mut config = Config::default();
+        config
+            .set(key, other)
+            .unwrap_or_else(|expected| panic!("{} = {other}: {expected}", key.path()));
+        assert_ne!(config, Config::default(), "{} is not kept", key.path());
+        let mut layers = Layers::default();
+        layers.text(Path::new("printed"), &config.to_commented_toml());
+        assert_eq!(layers.faults, []);
+        assert_eq!(layers.config, config, "{}", key.path());
+    }
+}
+
+#[test]
+fn bounds_of_the_table_can_be_read_and_hold_the_default() {
+    for key in KEYS {
+        let mut config = Config::default();
+        for text in [
+            Some(key.default),
+            key.bounds.map(|b| b.0),
+            key.bounds.map(|b| b.1),
+        ]
+        .into_iter()
+        .flatten()
+        {
+            assert_eq!(config.set(key, text), Ok(()), "{} = {text}", key.path());
+        }
+        assert!(!key.help.trim().is_empty());
+    }
+}
+
+#[test]
+fn unknown_names_are_refused_with_place_and_nearest_name() {
+    let faults = refusal("[raft]\nelection_timout = \"1s\"\n\n  [storag]\nx = 1\n");
+    assert_eq!(
+        faults,
+        [
+            "flotilla.toml:2:1: unknown key raft.election_timout; did you mean raft.election_timeout?",
+            "flotilla.toml:4:4: unknown section storag; did you mean storage?",
+        ]
+    );
+    assert_eq!(refusal("[node]\nzzzzzz = 1").len(), 1);
+    assert_eq!(refusal("listen = \"a:1\"").len(), 1);
+}
+
+#[test]
+fn bad_values_are_refused_with_place_and_what_is_expected() {
+    assert_eq!(
+        refusal("[raft]\nheartbeat_interval = 100\nelection_timeout = \"1 parsec\"\n"),
+        [
+            "flotilla.toml:2:22: raft.heartbeat_interval = 100: expected a duration such as \"150ms\", \"10s\" or \"5m\"",
+            "flotilla.toml:3:20: raft.election_timeout = \"1 parsec\": expected a duration such as \"150ms\", \"10s\" or \"5m\"",
+        ]
+    );
+    assert_eq!(
+        refusal("[limits]\nkey_bytes = \"1GiB\""),
+        ["flotilla.toml:2:13: limits.key_bytes = \"1GiB\": expected a value from 1B to 4KiB"]
+    );
+    assert_eq!(
+        refusal("[node]\njoin = [1]"),
+        [
+            "flotilla.toml:2:8: node.join = a list of other things: expected a list of addresses such as \
+          [\"10.0.0.1:7400\", \"10.0.0.2:7400\"]"
+        ]
+    );
+    assert_eq!(
+        refusal("raft = 5"),
+        ["flotilla.toml:1:8: raft = integer: expected a section: [raft]"]
+    );
+    let syntax = refusal("[raft\n");
+    assert!(
+        syntax.len() == 1 && syntax[0].starts_with("flotilla.toml:1:"),
+        "{syntax:?}"
+    );
+}
+
+#[test]
+fn contradictions_name_both_values_and_where_they_came_from() {
+    let mut layers = Layers::default();
+    layers.text(
+        Path::new("flotilla.toml"),
+        "[raft]\nelection_timeout = \"200ms\"",
+    );
+    layers.variables([(
+        "FLOTILLA_RAFT__HEARTBEAT_INTERVAL".to_owned(),
+        "150ms".to_owned(),
+    )]);
+    let error = layers.done().expect_err("contradiction");
+    assert_eq!(
+        error.to_string(),
+        "the configuration is not usable:\n  raft.election_timeout = 200ms (flotilla.toml:2:20) must be more than twice \
+         raft.heartbeat_interval = 150ms (FLOTILLA_RAFT__HEARTBEAT_INTERVAL)"
+    );
+    for (text, both) in [
+        (
+            "[limits]\nbatch_bytes = \"4MiB\"",
+            ["limits.batch_bytes = 4MiB", "limits.value_bytes = 4MiB"],
+        ),
+        (
+            "[limits]\nbatch_get_bytes = \"1MiB\"",
+            ["limits.batch_get_bytes = 1MiB", "limits.value_bytes = 4MiB"],
+        ),
+        (
+            "[limits]\nentry_bytes = \"8MiB\"",
+            [
+                "limits.entry_bytes = 8MiB",
+                "limits.batch_bytes = 8MiB (default)",
+            ],
+        ),
+        (
+            "[limits]\nin_flight_bytes = \"1MiB\"",
+            ["limits.in_flight_bytes = 1MiB", "limits.batch_bytes = 8MiB"],
+        ),
+        (
+            "[limits]\nrequest_timeout = \"2m\"",
+            [
+                "limits.request_timeout = 2m",
+                "limits.request_timeout_max = 1m",
+            ],
+        ),
+        (
+            "[raft]\nuncommitted_bytes = \"1MiB\"",
+            [
+                "raft.uncommitted_bytes = 1MiB",
+                "limits.entry_bytes = 16MiB",
+            ],
+        ),
+        (
+            "[transport]\nqueue_bytes = \"1MiB\"",
+            ["transport.queue_bytes = 1MiB", "limits.entry_bytes = 16MiB"],
+        ),
+        (
+            "[storage]\nreplay_limit = \"2MiB\"",
+            [
+                "storage.replay_limit = 2MiB",
+                "storage.state_memtable = 64MiB",
+            ],
+        ),
+        (
+            "[node]\nstatus_listen = \"127.0.0.1:7400\"",
+            ["node.status_listen", "node.listen"],
+        ),
+        (
+            "[node]\nlisten = \"0.0.0.0:7400\"",
+            ["node.advertise", "node.listen = 0.0.0.0:7400"],
+        ),
+    ] {
+        let faults = refusal(text);
+        assert!(
+            faults
+                .iter()
+                .any(|fault| both.iter().all(|part| fault.contains(part))),
+            "{text}: {faults:?}"
+        );
+    }
+}
+
+#[test]
+fn later_layers_win() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let path = folder.path().join("flotilla.toml");
+    std::fs::write(
+        &path,
+        "[node]\ndata = \"from-file\"\n[raft]\nheartbeat_interval = \"50ms\"\n",
+    )
+    .expect("write");
+    let args = StartArgs {
+        config: Some(path),
+        data: Some("from-flag".into()),
+        join: vec![
+            "a:1".parse().expect("address"),
+            "b:2".parse().expect("address"),
+        ],
+        ..StartArgs::default()
+    };
+    let variables = [
+        ("FLOTILLA_NODE__DATA", "from-variable"),
+        ("FLOTILLA_LOG__LEVEL", "debug"),
+        ("FLOTILLA_ENDPOINTS", "x"),
+    ];
+    let variables = variables.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let config = Config::load(&args, variables).expect("configuration");
+    assert_eq!(config.node.data, Path::new("from-flag"));
+    assert_eq!(config.node.join.len(), 2);
+    assert_eq!(config.raft.heartbeat_interval, Duration::from_millis(50));
+    assert_eq!(config.log.level.as_str(), "debug");
+    assert_eq!(config.advertised(), &config.node.listen);
+
+    let wrong = [("FLOTILLA_NODE__DATUM".to_owned(), "x".to_owned())];
+    let error = Config::load(&StartArgs::default(), wrong)
+        .expect_err("unknown variable")
+        .to_string();
+    assert!(
+        error.contains("unknown variable FLOTILLA_NODE__DATUM; did you mean FLOTILLA_NODE__DATA?"),
+        "{error}"
+    );
+    let missing = StartArgs {
+        config: Some("no/such/file".into()),
+        ..StartArgs::default()
+    };
+    let error = Config::load(&missing, [])
+        .expect_err("missing file")
+        .to_string();
+    assert!(
+        error.contains("no/such/file: cannot read the configuration file"),
+        "{error}"
+    );
+}
+
+#[test]
+fn the_effective_configuration_can_be_logged_and_shown() {
+    let config = Config::default();
+    assert!(
+        config
+            .summary()
+            .contains("raft.heartbeat_interval=\"100ms\"")
+    );
+    assert_eq!(config.to_json()["limits"]["key_bytes"], "4KiB");
+}
+
+#[test]
+fn limits_are_those_of_the_core_and_are_refused_when_the_core_refuses_them() {
+    use flotilla_shards::limits::Limits as Core;
+    assert_eq!(Core::from(&Config::default().limits), Core::default());
+    // The greatest values of the table are the constants of the core: all can be lowered, none raised.
+    let mut greatest = Config::default();
+    for key in KEYS.iter().filter(|key| key.section == "limits") {
+        greatest
+            .set(key, key.bounds.expect("limits have bounds").1)
+            .expect("a bound");
+    }
+    assert_eq!(Core::from(&greatest.limits), Core::default());
+
+    let names = [
+        "key_bytes",
+        "value_bytes",
+        "batch_bytes",
+        "batch_get_bytes",
+        "entry_bytes",
+    ];
+    for name in names {
+        for size in ["1KiB", "4KiB", "3MiB", "4MiB", "8MiB", "12MiB", "16MiB"] {
+            if let Ok(config) = read(&format!("[limits]\n{name} = \"{size}\"")) {
+                assert_eq!(
+                    Core::from(&config.limits).validate(),
+                    Ok(()),
+                    "{name} = {size}"
+                );
+            }
+        }
+    }
+}

@@ -1,0 +1,178 @@
+//! Watches the free space of the data folder's file system, so that writes are refused before the disk is full: a node
+//! that still can write its log can hand leaderships over, compact and recover by itself; one that cannot, has to stop.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use flotilla_metrics::Metrics;
+
+use crate::config::Size;
+
+/// Bytes that the file system of `path` has left for this process.
+///
+/// # Errors
+/// The path does not exist or cannot be asked.
+pub fn free_bytes(path: &Path) -> io::Result<u64> {
+    let stat = rustix::fs::statvfs(path)?;
+    Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+}
+
+/// Whether writes are refused: from the moment when less than the reserve is free, until a quarter more than the
+/// reserve is, so that the answer does not flutter.
+fn is_low(was_low: bool, free: u64, reserve: u64) -> bool {
+    if was_low {
+        free < reserve.saturating_add(reserve / 4)
+    } else {
+        free < reserve
+    }
+}
+
+/// The free space of one data folder.
+#[derive(Debug)]
+pub struct DiskWatch {
+    folder: PathBuf,
+    reserve: Size,
+    low: AtomicBool,
+    free: AtomicU64,
+}
+
+/// Too little disk space is left for writes.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the disk of this node is nearly full: {free} free, storage.disk_reserve = {reserve}; writes are refused until there \
+     is more, reads go on"
+)]
+pub struct DiskLow {
+    /// What was free when it was last looked at.
+    pub free: Size,
+    /// What must stay free.
+    pub reserve: Size,
+}
+
+impl DiskWatch {
+    /// Looks for the first time.
+    ///
+    /// # Errors
+    /// The folder does not exist or cannot be asked.
+    pub fn new(folder: &Path, reserve: Size) -> io::Result<Self> {
+        let watch = Self {
+            folder: folder.to_owned(),
+            reserve,
+            low: AtomicBool::new(false),
+            free: AtomicU64::new(0),
+        };
+        watch.look()?;
+        Ok(watch)
+    }
+
+    /// Looks again, and returns what is free. Says so in the log when the answer to [`DiskWatch::check`] changes.
+    ///
+    /// # Errors
+    /// The folder cannot be asked; the last answer stays.
+    pub fn look(&self) -> io::Result<u64> {
+        let free = free_bytes(&self.folder)?;
+        self.judge(free);
+        Ok(free)
+    }
+
+    fn judge(&self, free: u64) {
+        self.free.store(free, Ordering::Relaxed);
+        let was_low = self.low.load(Ordering::Relaxed);
+        let low = is_low(was_low, free, self.reserve.bytes());
+        self.low.store(low, Ordering::Relaxed);
+        let (folder, free, reserve) = (self.folder.display(), Size(free), self.reserve);
+        match (was_low, low) {
+            (false, true) => {
+                tracing::error!(%folder, %free, %reserve, "the disk is nearly full: writes are refused, reads go on");
+            }
+            (true, false) => {
+                tracing::info!(%folder, %free, %reserve, "the disk has room again: writes are taken")
+            }
+            _ => {}
+        }
+    }
+
+    /// Whether there is room for a write; one load.
+    ///
+    /// # Errors
+    /// What is free and what must stay free.
+    pub fn check(&self) -> Result<(), DiskLow> {
+        if self.low.load(Ordering::Relaxed) {
+            Err(DiskLow {
+                free: Size(self.free.load(Ordering::Relaxed)),
+                reserve: self.reserve,
+            })
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Looks every `interval` for as long as the task lives.
+    pub async fn watch(self: Arc<Self>, interval: Duration, metrics: Arc<Metrics>) {
+        let mut ticks = tokio::time::interval(interval);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut reported = false;
+        loop {
+            ticks.tick().await;
+            match self.look() {
+                Ok(free) => {
+                    metrics
+                        .disk_free_bytes
+                        .set(i64::try_from(free).unwrap_or(i64::MAX));
+                    reported = false;
+                }
+                Err(error) if !reported => {
+                    tracing::error!(folder = %self.folder.display(), %error, "cannot ask for the free disk space");
+                    reported = true;
+                }
+                Err(_) => {}
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn writes_stop_below_the_reserve_and_return_a_quarter_above_it() {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let watch = DiskWatch::new(folder.path(), Size(0)).expect("look");
+        assert_eq!(watch.check(), Ok(()));
+
+        let watch = DiskWatch {
+            reserve: Size(400),
+            ..watch
+        };
+        for (free, room) in [
+            (401, true),
+            (400, true),
+            (399, false),
+            (499, false),
+            (500, true),
+            (499, true),
+        ] {
+            watch.judge(free);
+            assert_eq!(watch.check().is_ok(), room, "with {free} free");
+        }
+        watch.judge(100);
+        let message = watch.check().expect_err("low").to_string();
+        assert!(
+            message.contains("100B free, storage.disk_reserve = 400B"),
+            "{message}"
+        );
+    }
+
+    #[test]
+    fn the_system_is_asked() {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        assert!(free_bytes(folder.path()).expect("free space") > 0);
+        assert!(free_bytes(&folder.path().join("missing")).is_err());
+        let impossible = DiskWatch::new(folder.path(), Size(u64::MAX)).expect("look");
+        assert!(impossible.check().is_err());
+    }
+}

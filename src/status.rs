@@ -1,0 +1,206 @@
+//! The status port: plain HTTP for probes, Prometheus and people.
+//!
+//! `/health` says that the process lives, and depends on nothing else: a probe that asked about quorums would have a
+//! supervisor restart healthy nodes because others failed. `/ready` says whether this node should get requests. What
+//! the answers hold comes from the node by [`StatusSource`]; this module knows only HTTP.
+
+use std::future::{Future, IntoFuture as _};
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::{DefaultBodyLimit, Path, Query, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Json, Response};
+use axum::routing::get;
+use flotilla_metrics::Metrics;
+use futures_util::future::BoxFuture;
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::sync::Notify;
+
+use crate::config::{Config, LogLevel};
+use crate::logging::LogControl;
+
+/// Open connections get this long to end once the server is told to stop.
+const GRACE: Duration = Duration::from_secs(2);
+/// Bytes of a request's body; a log level is all that is ever sent.
+const BODY_BYTES_MAX: usize = 4 * 1024;
+
+/// One condition of being ready.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReadyCheck {
+    /// Short name: `joined`, `meta`, `draining` …
+    pub name: &'static str,
+    /// What is wrong; nothing if the condition holds.
+    pub problem: Option<String>,
+}
+
+/// What the node tells about itself.
+pub trait StatusSource: Send + Sync + 'static {
+    /// All conditions of being ready, in the order in which they should be read. The node is ready if all hold.
+    fn ready(&self) -> Vec<ReadyCheck>;
+
+    /// Version, ids, address, counts: the same facts as `Admin.Status`, as a JSON object.
+    fn status(&self) -> Value;
+
+    /// One shard as this node sees it, or nothing if it has no replica of it.
+    fn shard(&self, id: u64) -> BoxFuture<'_, Option<Value>>;
+
+    /// The metrics, with gauges brought up to date.
+    fn metrics(&self) -> Arc<Metrics>;
+}
+
+struct Shared {
+    source: Arc<dyn StatusSource>,
+    config: Arc<Config>,
+    log: LogControl,
+}
+
+/// Serves the status port until `stop` ends, then closes it.
+///
+/// # Errors
+/// The listener failed.
+pub async fn serve(
+    listener: TcpListener,
+    source: Arc<dyn StatusSource>,
+    config: Arc<Config>,
+    log: LogControl,
+    stop: impl Future<Output = ()> + Send + 'static,
+) -> io::Result<()> {
+    let app = router(Arc::new(Shared {
+        source,
+        config,
+        log,
+    }));
+    let stopping = Arc::new(Notify::new());
+    let stopped = Arc::clone(&stopping);
+    let stop = async move {
+        stop.await;
+        stopping.notify_one();
+    };
+    let server = axum::serve(listener, app).with_graceful_shutdown(stop);
+    let patience = async {
+        stopped.notified().await;
+        tokio::time::sleep(GRACE).await;
+    };
+    tokio::select! {
+        result = server.into_future() => result,
+        // A client that keeps its connection busy must not keep the node.
+        () = patience => Ok(()),
+    }
+}
+
+fn router(shared: Arc<Shared>) -> Router {
+    Router::new()
+        .route("/", get(index))
+        .route("/health", get(|| async { "ok\n" }))
+        .route("/ready", get(ready))
+        .route("/metrics", get(metrics))
+        .route("/status", get(status))
+        .route("/config", get(config))
+        .route("/log-level", get(log_level).put(set_log_level))
+        .route("/shards/{id}", get(shard))
+        .fallback(|| async { refusal(StatusCode::NOT_FOUND, "no such page; / lists them") })
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .with_state(shared)
+}
+
+/// An error as JSON.
+fn refusal(status: StatusCode, message: impl Into<String>) -> Response {
+    (status, Json(json!({ "error": message.into() }))).into_response()
+}
+
+async fn index() -> &'static str {
+    "Flotilla\n\
+     \n\
+     /health          the process lives\n\
+     /ready           the node should get requests; /ready?verbose says why not\n\
+     /metrics         Prometheus\n\
+     /status          version, ids, counts\n\
+     /config          the configuration in force\n\
+     /log-level       what is logged; PUT changes it\n\
+     /shards/{id}     one shard as this node sees it\n"
+}
+
+#[derive(serde::Deserialize)]
+struct Verbosity {
+    verbose: Option<String>,
+}
+
+async fn ready(State(shared): State<Arc<Shared>>, Query(query): Query<Verbosity>) -> Response {
+    let checks = shared.source.ready();
+    let ready = checks.iter().all(|check| check.problem.is_none());
+    let status = if ready {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
+    let line = |check: &ReadyCheck| match &check.problem {
+        None => format!("[ok] {}\n", check.name),
+        Some(problem) => format!("[no] {}: {problem}\n", check.name),
+    };
+    let text = if query.verbose.is_some() {
+        checks.iter().map(line).collect()
+    } else {
+        checks
+            .iter()
+            .find_map(|check| check.problem.clone())
+            .map_or_else(|| "ready\n".to_owned(), |why| why + "\n")
+    };
+    (status, text).into_response()
+}
+
+async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
+    match shared.source.metrics().render() {
+        Ok(text) => ([(header::CONTENT_TYPE, Metrics::CONTENT_TYPE)], text).into_response(),
+        Err(error) => refusal(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
+    }
+}
+
+async fn status(State(shared): State<Arc<Shared>>) -> Json<Value> {
+    Json(shared.source.status())
+}
+
+async fn config(State(shared): State<Arc<Shared>>) -> Json<Value> {
+    Json(shared.config.to_json())
+}
+
+async fn log_level(State(shared): State<Arc<Shared>>) -> Response {
+    match shared.log.level() {
+        Ok(level) => (level + "\n").into_response(),
+        Err(error) => refusal(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
+    }
+}
+
+async fn set_log_level(State(shared): State<Arc<Shared>>, body: String) -> Response {
+    let level = match body.trim().parse::<LogLevel>() {
+        Ok(level) => level,
+        Err(expected) => return refusal(StatusCode::BAD_REQUEST, format!("log level: {expected}")),
+    };
+    if let Err(error) = shared.log.set_level(&level) {
+        return refusal(StatusCode::INTERNAL_SERVER_ERROR, error.to_string());
+    }
+    tracing::info!(level = level.as_str(), "the log level was changed");
+    (level.as_str().to_owned() + "\n").into_response()
+}
+
+async fn shard(State(shared): State<Arc<Shared>>, Path(id): Path<String>) -> Response {
+    let Ok(number) = id.parse::<u64>() else {
+        return refusal(
+            StatusCode::BAD_REQUEST,
+            format!("shard id: {id:?} is not a whole number"),
+        );
+    };
+    match shared.source.shard(number).await {
+        Some(shard) => Json(shard).into_response(),
+        None => refusal(
+            StatusCode::NOT_FOUND,
+            format!("this node has no replica of shard {number}"),
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,203 @@
+//! The status port over a real connection.
+
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+
+use tokio::sync::oneshot;
+
+use super::*;
+
+/// A node that has one shard, number 7, and is ready or not.
+struct Node {
+    problem: Option<String>,
+    metrics: Arc<Metrics>,
+}
+
+impl StatusSource for Node {
+    fn ready(&self) -> Vec<ReadyCheck> {
+        vec![
+            ReadyCheck {
+                name: "joined",
+                problem: None,
+            },
+            ReadyCheck {
+                name: "meta",
+                problem: self.problem.clone(),
+            },
+        ]
+    }
+
+    fn status(&self) -> Value {
+        json!({ "node_id": 3 })
+    }
+
+    fn shard(&self, id: u64) -> BoxFuture<'_, Option<Value>> {
+        Box::pin(async move { (id == 7).then(|| json!({ "shard_id": 7 })) })
+    }
+
+    fn metrics(&self) -> Arc<Metrics> {
+        self.metrics.disk_free_bytes.set(99);
+        Arc::clone(&self.metrics)
+    }
+}
+
+/// A served node, what stops it, and its address.
+struct Served {
+    address: std::net::SocketAddr,
+    stop: oneshot::Sender<()>,
+    server: tokio::task::JoinHandle<io::Result<()>>,
+    _subscriber: tracing::Dispatch,
+}
+
+async fn served(problem: Option<&str>) -> Served {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = listener.local_addr().expect("address");
+    let node = Node {
+        problem: problem.map(str::to_owned),
+        metrics: Arc::new(Metrics::new().expect("metrics")),
+    };
+    let (log, subscriber) = crate::logging::tests::detached("info");
+    let (stop, stopped) = oneshot::channel();
+    let stopped = async move { drop(stopped.await) };
+    let server = tokio::spawn(serve(
+        listener,
+        Arc::new(node),
+        Arc::new(Config::default()),
+        log,
+        stopped,
+    ));
+    Served {
+        address,
+        stop,
+        server,
+        _subscriber: subscriber,
+    }
+}
+
+impl Served {
+    /// Status code and body of the answer to one request.
+    async fn ask(&self, method: &str, path: &str, body: &str) -> (u16, String) {
+        let length = body.len();
+        let request = format!(
+            "{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}"
+        );
+        let mut connection = TcpStream::connect(self.address).expect("connect");
+        let exchange = move || {
+            connection.write_all(request.as_bytes()).expect("send");
+            let mut answer = String::new();
+            connection.read_to_string(&mut answer).expect("receive");
+            answer
+        };
+        let answer = tokio::task::spawn_blocking(exchange)
+            .await
+            .expect("an answer");
+        let code = answer
+            .split(' ')
+            .nth(1)
+            .and_then(|code| code.parse().ok())
+            .expect("status code");
+        let body = answer
+            .split_once("\r\n\r\n")
+            .map(|(_, body)| body.to_owned())
+            .expect("body");
+        (code, body)
+    }
+
+    async fn get(&self, path: &str) -> (u16, String) {
+        self.ask("GET", path, "").await
+    }
+}
+
+#[tokio::test]
+async fn pages_tell_what_the_node_says() {
+    let node = served(None).await;
+    assert_eq!(node.get("/health").await, (200, "ok\n".to_owned()));
+    assert_eq!(node.get("/ready").await, (200, "ready\n".to_owned()));
+    assert_eq!(
+        node.get("/ready?verbose").await,
+        (200, "[ok] joined\n[ok] meta\n".to_owned())
+    );
+    assert_eq!(
+        node.get("/status").await,
+        (200, r#"{"node_id":3}"#.to_owned())
+    );
+    assert_eq!(
+        node.get("/shards/7").await,
+        (200, r#"{"shard_id":7}"#.to_owned())
+    );
+    let (code, metrics) = node.get("/metrics").await;
+    assert!(
+        code == 200 && metrics.contains("flotilla_disk_free_bytes 99"),
+        "{metrics}"
+    );
+    let (code, config) = node.get("/config").await;
+    assert!(
+        code == 200 && config.contains(r#""key_bytes":"4KiB""#),
+        "{config}"
+    );
+    let (code, index) = node.get("/").await;
+    assert!(code == 200 && index.contains("/log-level"));
+}
+
+#[tokio::test]
+async fn a_node_that_is_not_ready_still_lives_and_says_why() {
+    let node = served(Some("no leader of the meta shard")).await;
+    assert_eq!(node.get("/health").await.0, 200);
+    assert_eq!(
+        node.get("/ready").await,
+        (503, "no leader of the meta shard\n".to_owned())
+    );
+    let (code, verbose) = node.get("/ready?verbose").await;
+    assert_eq!(
+        (code, verbose.as_str()),
+        (503, "[ok] joined\n[no] meta: no leader of the meta shard\n")
+    );
+}
+
+#[tokio::test]
+async fn the_log_level_is_changed_or_refused() {
+    let node = served(None).await;
+    assert_eq!(node.get("/log-level").await, (200, "info\n".to_owned()));
+    assert_eq!(
+        node.ask("PUT", "/log-level", "debug\n").await,
+        (200, "debug\n".to_owned())
+    );
+    assert_eq!(node.get("/log-level").await, (200, "debug\n".to_owned()));
+    let (code, error) = node.ask("PUT", "/log-level", "=,=").await;
+    assert!(code == 400 && error.contains("is not"), "{error}");
+    assert_eq!(
+        node.ask("PUT", "/log-level", &"x".repeat(BODY_BYTES_MAX + 1))
+            .await
+            .0,
+        413
+    );
+    assert_eq!(node.get("/log-level").await, (200, "debug\n".to_owned()));
+}
+
+#[tokio::test]
+async fn wrong_paths_are_refused_with_a_reason() {
+    let node = served(None).await;
+    for (path, code, reason) in [
+        ("/shards/8", 404, "no replica of shard 8"),
+        ("/shards/x", 400, "not a whole number"),
+        ("/nothing", 404, "no such page"),
+    ] {
+        let (got, body) = node.get(path).await;
+        assert!(got == code && body.contains(reason), "{path}: {got} {body}");
+    }
+    assert_eq!(node.ask("POST", "/health", "").await.0, 405);
+}
+
+#[tokio::test]
+async fn stopping_ends_the_server_although_a_client_hangs_on() {
+    let node = served(None).await;
+    let mut idle = TcpStream::connect(node.address).expect("connect");
+    idle.write_all(b"GET /health HTTP/1.1\r\nhost: x\r\n")
+        .expect("half a request");
+    node.stop.send(()).expect("the server waits");
+    node.server.await.expect("task").expect("server");
+    assert!(
+        TcpStream::connect(node.address).is_err(),
+        "the port is closed"
+    );
+}
