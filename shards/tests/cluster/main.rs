@@ -6,6 +6,11 @@
 //! A seed decides everything. `CLUSTER_SEEDS` says how many are run, `CLUSTER_SEED` runs a single one and prints what
 //! happens.
 
+#![allow(
+    clippy::disallowed_methods,
+    reason = "the seeds to run come from outside"
+)]
+
 mod checks;
 mod disk;
 mod network;

@@ -185,11 +185,11 @@ impl Sim {
         let weights = [
             (Action::Deliver, 300),
             (Action::Ready, 250),
-            (Action::Write, 80),
+            (Action::Write, 100),
             (Action::Sync, 80),
             (Action::Apply, 60),
             (Action::Inbox, 100),
-            (Action::Time, 50),
+            (Action::Time, 60),
             (Action::Propose, 40),
             (Action::Read, 20),
             (Action::ConfChange, changes),
@@ -198,9 +198,9 @@ impl Sim {
             (Action::Report, 4),
             (Action::Forget, 1),
             (Action::Crash, crashes),
-            (Action::Restart, 2 * crashes),
+            (Action::Restart, 3 * crashes),
             (Action::Partition, partitions),
-            (Action::Heal, partitions),
+            (Action::Heal, 2 * partitions),
             (Action::Flush, compactions),
             (Action::Compact, compactions),
             (Action::Snapshots, compactions.min(4)),
@@ -232,7 +232,7 @@ impl Sim {
             }
             _ => {}
         }
-        let at = self.rng.usize(..self.replicas.len());
+        let Some(at) = self.pick(action) else { return };
         let up = self.replicas[at].raw.is_some();
         match action {
             Action::Restart if !up => self.launch(at),
@@ -283,6 +283,25 @@ impl Sim {
             _ => {}
         }
         self.check(at);
+    }
+
+    /// The first replica, from a random one on, that has such work to do.
+    fn pick(&mut self, action: Action) -> Option<usize> {
+        let count = self.replicas.len();
+        let from = self.rng.usize(..count);
+        let able = |&at: &usize| {
+            let replica = &self.replicas[at];
+            match action {
+                Action::Ready => replica.raw.as_ref().is_some_and(RawNode::has_ready),
+                Action::Write => !replica.append_work.is_empty(),
+                Action::Sync => replica.disk.has_unsynced(),
+                Action::Apply => !replica.apply_work.is_empty(),
+                Action::Inbox => !replica.inbox.is_empty(),
+                Action::Restart => replica.raw.is_none(),
+                _ => true,
+            }
+        };
+        (from..from + count).map(|at| at % count).find(able)
     }
 
     /// Checks a replica that something was done to, and all leases.

@@ -3,6 +3,11 @@
 //! The shared files are looked for in the folder that `RAFT_TESTDATA` names, else beside the clone. See `README.md`
 //! here for our own scenarios and the commands that only they use.
 
+#![allow(
+    clippy::disallowed_methods,
+    reason = "where the shared files are comes from outside"
+)]
+
 mod confchange;
 mod datadriven;
 mod harness;

@@ -56,7 +56,9 @@ impl<S: Storage> Raft<S> {
         let from = if from.is_none() { self.id } else { from };
         let committed = self.has_committed_in_term()?;
         let index = self.log.committed();
-        let confirmed = committed && (self.tracker.is_singleton() || self.lease_ticks_left() > 0);
+        // Not by the size of the quorum alone: a demoted leader may face a single voter that is somebody else.
+        let alone = self.tracker.is_singleton() && self.tracker.config.voters.contains(self.id);
+        let confirmed = committed && (alone || self.lease_ticks_left() > 0);
         if confirmed {
             self.answer_read(ReadRequest::new(from, context), index);
             return Ok(());
