@@ -20,8 +20,6 @@
 //! applied index of every shard that it changes, so that it may lose its newest batches in a crash, in order, and get
 //! them again from the log.
 
-#![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test fails by panicking"))]
-
 pub mod descriptor;
 pub mod genesis;
 pub mod ids;

@@ -31,6 +31,10 @@ pub const REPLICAS_MAX: usize = 32;
 pub const GENESIS_NODES_MAX: usize = 1024;
 /// Shards of a cluster at its birth; their descriptors travel in one message.
 pub const GENESIS_SHARDS_MAX: usize = 65_536;
+/// Bytes of one split key of a genesis.
+pub const SPLIT_KEY_BYTES_MAX: usize = 256;
+/// Bytes of all split keys of a genesis.
+pub const SPLIT_KEYS_BYTES_MAX: usize = 4 << 20;
 /// Bytes of `host:port`.
 pub const ADDRESS_BYTES_MAX: usize = 512;
 
@@ -38,6 +42,9 @@ pub const ADDRESS_BYTES_MAX: usize = 512;
 pub const DELETE_RANGE_KEYS_MAX: usize = 10_000;
 /// Replicated: sessions that one shard remembers.
 pub const SESSIONS_MAX: usize = 100_000;
+/// Replicated: answers that all sessions of a shard keep for retries, about 64 bytes each. Beyond that the sessions that
+/// were not used for the longest time are forgotten before they expire.
+pub const SESSION_ANSWERS_MAX: usize = 512 << 10;
 /// Replicated: how far ahead of its lowest unacknowledged sequence a session may write, hence its stored answers.
 pub const SESSION_WINDOW: u64 = 1024;
 /// Replicated: milliseconds of logged time after which an unused session is forgotten.
@@ -74,22 +81,19 @@ const _: () = assert!(
     BATCH_GET_BYTES_MAX + BATCH_OPS_MAX * ROW_OVERHEAD + ENVELOPE_OVERHEAD <= MESSAGE_BYTES_MAX
 );
 const _: () = assert!(VALUE_BYTES_MAX <= BATCH_GET_BYTES_MAX);
-// The genesis travels in one message: a descriptor holds two split keys and its replicas (3 numbers of up to 11 bytes
-// with a header each), a node two addresses and three small fields. Split keys of a genesis are bounded to 256 bytes.
-const _: () = assert!(SPLIT_KEY_BYTES_MAX <= KEY_BYTES_MAX);
+// The genesis travels in one message. Half of it is for the nodes, each with two addresses and three short fields, and
+// for the descriptors without their keys, each at most 160 bytes with the usual three replicas; the other half is for
+// the split keys, each of which is the end of a shard and the start of another.
 const _: () = assert!(
-    GENESIS_NODES_MAX * (2 * ADDRESS_BYTES_MAX + 2 * ROW_OVERHEAD) + GENESIS_SHARDS_MAX * 3 * 40
+    GENESIS_NODES_MAX * (2 * ADDRESS_BYTES_MAX + 2 * ROW_OVERHEAD) + GENESIS_SHARDS_MAX * 160
         <= MESSAGE_BYTES_MAX / 2
 );
-// A genesis with the longest split keys keeps within the other half if it has at most this many bytes of them; checked
-// where it is built, see `genesis`.
-/// Bytes of one split key of a genesis.
-pub const SPLIT_KEY_BYTES_MAX: usize = 256;
-/// Bytes of all split keys of a genesis; each is stored twice (as an end and as a start).
-pub const SPLIT_KEYS_BYTES_MAX: usize = 4 << 20;
 const _: () = assert!(2 * SPLIT_KEYS_BYTES_MAX <= MESSAGE_BYTES_MAX / 2);
+const _: () = assert!(SPLIT_KEY_BYTES_MAX <= KEY_BYTES_MAX);
 // What one command deletes fits comfortably into the batch that a round of applying writes.
 const _: () = assert!((DELETE_RANGE_KEYS_MAX + BATCH_OPS_MAX) * (KEY_BYTES_MAX + 1) <= 64 << 20);
+// A session's full window of answers fits among a shard's.
+const _: () = assert!(SESSION_WINDOW as usize * 8 <= SESSION_ANSWERS_MAX);
 // A delete-range can clear what one page of a scan shows.
 const _: () = assert!(SCAN_ROWS_MAX <= DELETE_RANGE_KEYS_MAX);
 

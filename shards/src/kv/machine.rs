@@ -126,8 +126,8 @@ impl StateMachine {
     /// entries that are in the state already: these are skipped, as the log is replayed from an earlier position after
     /// a restart.
     ///
-    /// What a command may be refused for is decided from the log alone, so every replica gives the same answer. Commands
-    /// without a session, conditions and deletes do not read the database.
+    /// What a command may be refused for is decided from the log alone, so every replica gives the same answer. A command that
+    /// only puts, outside of a session, does not read the database.
     ///
     /// # Errors
     /// If the node can't go on, see [`ApplyError`].
@@ -280,7 +280,8 @@ impl StateMachine {
         }
         let answer = write::apply(&mut self.state, view, batch, commands)?;
         if uses_up_sequence(&answer) {
-            self.sessions(view)?.record(session, &answer);
+            let shard = self.state.descriptor.shard;
+            self.sessions(view)?.record(session, &answer, shard, batch);
         }
         Ok(answer)
     }

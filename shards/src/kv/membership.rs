@@ -4,7 +4,7 @@
 //! which stores the new membership, and the engine, which tells Raft. An entry that cannot be applied changes nothing,
 //! on every replica alike; Raft is then told of no change.
 
-use crate::descriptor::{Descriptor, DescriptorError, Replica};
+use crate::descriptor::{Descriptor, DescriptorError};
 use crate::raft::confchange::{Changer, ConfChangeAny, ConfChangeError, ConfChangeV2, DecodeError};
 use crate::raft::tracker::ProgressTracker;
 use crate::raft::{ConfState, Entry, Index, ReplicaId};
@@ -75,14 +75,6 @@ pub fn apply(
     Ok((conf_state, descriptor))
 }
 
-/// The replicas that `to` has and `from` has not.
-#[must_use]
-pub fn added<'a>(from: &Descriptor, to: &'a Descriptor) -> Vec<&'a Replica> {
-    (to.replicas.iter())
-        .filter(|replica| from.replica(replica.id).is_none())
-        .collect()
-}
-
 fn changed(conf_state: &ConfState, change: &ConfChangeV2) -> Result<ConfState, ConfChangeError> {
     // Progress is of no interest here; the changer wants some to carry over.
     let mut tracker = ProgressTracker::new(1, 0);
@@ -105,4 +97,123 @@ fn changed(conf_state: &ConfState, change: &ConfChangeV2) -> Result<ConfState, C
         changer.simple(&change.changes)?
     };
     Ok(config.conf_state())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::descriptor::{Epoch, KeyRange, Replica};
+    use crate::ids::{NodeId, ShardId};
+    use crate::raft::confchange::{ConfChangeKind, ConfChangeSingle, ConfChangeTransition};
+    use crate::raft::{EntryKind, Term};
+    use bytes::Bytes;
+
+    fn shard() -> (ConfState, Descriptor) {
+        let descriptor = Descriptor {
+            shard: ShardId(2),
+            range: KeyRange::all(),
+            epoch: Epoch {
+                membership: 1,
+                range: 1,
+            },
+            replicas: (1..=3)
+                .map(|n| Replica {
+                    id: ReplicaId(n),
+                    node: NodeId(n),
+                    learner: false,
+                })
+                .collect(),
+        };
+        (descriptor.conf_state(), descriptor)
+    }
+
+    fn entry(changes: &[(ConfChangeKind, u64)], named: &[(u64, u64)]) -> Entry {
+        let replica = |&(replica_id, node_id): &(u64, u64)| proto::Replica {
+            replica_id,
+            node_id,
+            learner: false,
+        };
+        let context = proto::Descriptor {
+            replicas: named.iter().map(replica).collect(),
+            ..proto::Descriptor::default()
+        };
+        let change = ConfChangeAny::V2(ConfChangeV2 {
+            transition: ConfChangeTransition::Auto,
+            changes: (changes.iter())
+                .map(|&(kind, id)| ConfChangeSingle {
+                    kind,
+                    id: ReplicaId(id),
+                })
+                .collect(),
+            context: context.encode_to_vec().into(),
+        });
+        let (kind, data) = change.encode();
+        Entry {
+            term: Term(6),
+            index: Index(6),
+            kind,
+            data,
+        }
+    }
+
+    fn members(descriptor: &Descriptor) -> Vec<(u64, u64, bool)> {
+        (descriptor.replicas.iter())
+            .map(|replica| (replica.id.0, replica.node.0, replica.learner))
+            .collect()
+    }
+
+    #[test]
+    fn replicas_come_and_go() {
+        let (conf_state, descriptor) = shard();
+        let add = entry(&[(ConfChangeKind::AddLearnerNode, 4)], &[(4, 9)]);
+        let (conf_state, descriptor) = apply(&conf_state, &descriptor, &add).unwrap();
+        let voters = [(1, 1, false), (2, 2, false), (3, 3, false)];
+        assert_eq!(
+            members(&descriptor),
+            [&voters[..], &[(4, 9, true)]].concat()
+        );
+        assert_eq!(descriptor.epoch.membership, 2);
+        assert_eq!(descriptor.conf_state(), conf_state);
+
+        // Replacing a voter goes through a joint configuration, of which both halves are members.
+        let replace = [
+            (ConfChangeKind::AddNode, 4),
+            (ConfChangeKind::RemoveNode, 3),
+        ];
+        let (conf_state, descriptor) =
+            apply(&conf_state, &descriptor, &entry(&replace, &[])).unwrap();
+        assert_eq!(
+            members(&descriptor),
+            [&voters[..], &[(4, 9, false)]].concat()
+        );
+        let (conf_state, descriptor) = apply(&conf_state, &descriptor, &entry(&[], &[])).unwrap();
+        assert_eq!(
+            members(&descriptor),
+            [(1, 1, false), (2, 2, false), (4, 9, false)]
+        );
+        assert_eq!(descriptor.conf_state(), conf_state);
+        assert_eq!(descriptor.epoch.membership, 4);
+    }
+
+    #[test]
+    fn what_cannot_be_applied_is_refused() {
+        let (conf_state, descriptor) = shard();
+        let refused = |entry: &Entry| apply(&conf_state, &descriptor, entry).unwrap_err();
+        let nowhere = refused(&entry(&[(ConfChangeKind::AddNode, 4)], &[]));
+        assert_eq!(nowhere, MembershipError::NodeUnknown(ReplicaId(4)));
+        let taken = refused(&entry(&[(ConfChangeKind::AddNode, 4)], &[(4, 1)]));
+        assert!(
+            taken.to_string().contains("two replicas on node 1"),
+            "{taken}"
+        );
+        let remove = |id| (ConfChangeKind::RemoveNode, id);
+        let nobody = refused(&entry(&[remove(1), remove(2), remove(3)], &[]));
+        assert!(matches!(nobody, MembershipError::Change(_)), "{nobody}");
+        let noise = refused(&Entry {
+            kind: EntryKind::ConfChange,
+            data: Bytes::from_static(b"\xff"),
+            ..Entry::default()
+        });
+        assert!(matches!(noise, MembershipError::Encoding(_)), "{noise}");
+    }
 }

@@ -223,3 +223,188 @@ fn out_of_range(descriptor: &Descriptor, key: &Bytes) -> ReadError {
         range: descriptor.range.clone(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::memory::MemoryState;
+    use super::*;
+    use crate::descriptor::{Epoch, Replica};
+    use crate::ids::{NodeId, ShardId};
+    use crate::raft::ReplicaId;
+    use proptest::prelude::*;
+    use std::collections::BTreeMap;
+
+    type Data = BTreeMap<Bytes, Bytes>;
+
+    fn key() -> impl Strategy<Value = Bytes> {
+        proptest::collection::vec(0u8..5, 0..3).prop_map(Bytes::from)
+    }
+
+    fn stored(data: &Data) -> MemoryState {
+        let mut state = MemoryState::default();
+        for (key, value) in data {
+            let mut row = BytesMut::new();
+            value::encode(&mut row, 7, value);
+            state.put(keys::data(ShardId::FIRST_USER, key), row.freeze());
+        }
+        // Rows of other kinds, which no read may see.
+        state.put(
+            keys::data(ShardId::META, b"\x01"),
+            Bytes::from_static(b"meta"),
+        );
+        state.put(keys::state(ShardId(2)), Bytes::from_static(b"state"));
+        state
+    }
+
+    /// Shards between the given keys.
+    fn shards(splits: &std::collections::BTreeSet<Bytes>) -> Vec<Descriptor> {
+        let splits = splits.iter().filter(|key| !key.is_empty());
+        let starts = std::iter::once(Bytes::new()).chain(splits.clone().cloned());
+        let ends = splits.cloned().chain([Bytes::new()]);
+        (2..)
+            .zip(starts.zip(ends))
+            .map(|(id, (start, end))| Descriptor {
+                shard: ShardId(id),
+                range: KeyRange::new(start, end).unwrap(),
+                epoch: Epoch::default(),
+                replicas: vec![Replica {
+                    id: ReplicaId(1),
+                    node: NodeId(1),
+                    learner: false,
+                }],
+            })
+            .collect()
+    }
+
+    proptest! {
+        /// R9: whatever the boundaries and limits, the pages of a scan hold each row exactly once, in order.
+        #[test]
+        fn pages_hold_each_row_once(
+            data in proptest::collection::btree_map(key(), key(), 0..12),
+            splits in proptest::collection::btree_set(key(), 0..4),
+            (start, end) in (key(), key()),
+            (rows, scan_bytes) in (1usize..5, 1usize..12),
+            (reverse, keys_only) in (any::<bool>(), any::<bool>()),
+        ) {
+            let Ok(mut rest) = KeyRange::new(start, end) else { return Ok(()) };
+            let order = if reverse { Order::Descending } else { Order::Ascending };
+            let mut expected: Vec<_> = (data.iter())
+                .filter(|(key, _)| rest.contains(key))
+                .map(|(key, value)| (key.clone(), if keys_only { Bytes::new() } else { value.clone() }))
+                .collect();
+            if reverse {
+                expected.reverse();
+            }
+            let (state, shards) = (stored(&data), shards(&splits));
+            let limits = Limits { scan_bytes, ..Limits::default() };
+            let mut found = Vec::new();
+            for _ in 0..100 {
+                let shard = shards.iter().rfind(|shard| match order {
+                    Order::Ascending => shard.range.contains(rest.start()),
+                    Order::Descending => rest.is_open() || shard.range.start() < rest.end(),
+                });
+                let page = Page { range: rest.clone(), rows, order, keys_only };
+                let answer = scan(&state, shard.unwrap(), &page, &limits).unwrap();
+                prop_assert!(answer.rows.len() <= rows);
+                prop_assert!(answer.rows.iter().all(|row| row.revision == 7));
+                found.extend(answer.rows.into_iter().map(|row| (row.key, row.value)));
+                let Some(next) = answer.next else {
+                    prop_assert_eq!(found, expected);
+                    return Ok(());
+                };
+                rest = match order {
+                    Order::Ascending => KeyRange::new(next, rest.end().clone()),
+                    Order::Descending => KeyRange::new(rest.start().clone(), next),
+                }.unwrap();
+            }
+            prop_assert!(false, "the scan does not end");
+        }
+
+        #[test]
+        fn checksums_tell_contents_apart(
+            a in proptest::collection::btree_map(key(), key(), 0..6),
+            b in proptest::collection::btree_map(key(), key(), 0..6),
+        ) {
+            let [all] = &shards(&Default::default())[..] else { unreachable!() };
+            let (of_a, of_b) = (checksum(&stored(&a), all).unwrap(), checksum(&stored(&b), all).unwrap());
+            prop_assert_eq!(of_a.keys, a.len() as u64);
+            prop_assert_eq!(of_a == of_b, a == b);
+        }
+    }
+
+    #[test]
+    fn what_the_shard_does_not_hold_is_an_error_and_never_absent() {
+        let splits = [Bytes::from_static(b"m")].into();
+        let [left, right] = &shards(&splits)[..] else {
+            unreachable!()
+        };
+        let data = [(Bytes::from_static(b"a"), Bytes::from_static(b"value"))].into();
+        let state = stored(&data);
+        let found = get(&state, left, &Bytes::from_static(b"a")).unwrap();
+        assert_eq!(found.value.as_deref(), Some(&b"value"[..]));
+        assert_eq!(
+            get(&state, left, &Bytes::from_static(b"b")).unwrap().value,
+            None
+        );
+        let error = get(&state, right, &Bytes::from_static(b"a")).unwrap_err();
+        assert_eq!(error.to_string(), "\"a\" is not in [\"m\", end)");
+        let page = |range: KeyRange, order| Page {
+            range,
+            rows: 9,
+            order,
+            keys_only: false,
+        };
+        let limits = Limits::default();
+        for (shard, order) in [(right, Order::Ascending), (left, Order::Descending)] {
+            let error = scan(&state, shard, &page(KeyRange::all(), order), &limits).unwrap_err();
+            assert!(matches!(error, ReadError::OutOfRange { .. }), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_batched_get_is_bounded() {
+        let [all] = &shards(&Default::default())[..] else {
+            unreachable!()
+        };
+        let keys = [Bytes::from_static(b"a"), Bytes::from_static(b"b")];
+        let state = stored(
+            &keys
+                .iter()
+                .cloned()
+                .map(|key| (key, "1234".into()))
+                .collect(),
+        );
+        let limits = |batch_get_bytes| Limits {
+            batch_get_bytes,
+            ..Limits::default()
+        };
+        let results = batch_get(&state, all, &keys, &limits(8)).unwrap();
+        assert_eq!(results.len(), 2);
+        let error = batch_get(&state, all, &keys, &limits(7))
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("2 keys up to \"b\" have 8 bytes"), "{error}");
+    }
+
+    #[test]
+    fn damaged_rows_are_errors() {
+        let [all] = &shards(&Default::default())[..] else {
+            unreachable!()
+        };
+        let mut state = MemoryState::default();
+        state.put(
+            keys::data(ShardId::FIRST_USER, b"a"),
+            Bytes::from_static(b"\x09"),
+        );
+        let error = get(&state, all, &Bytes::from_static(b"a")).unwrap_err();
+        assert!(matches!(error, ReadError::Value(_)), "{error}");
+        let page = Page {
+            range: KeyRange::all(),
+            rows: 9,
+            order: Order::Ascending,
+            keys_only: true,
+        };
+        let error = scan(&state, all, &page, &Limits::default()).unwrap_err();
+        assert!(matches!(error, ReadError::Value(_)), "{error}");
+    }
+}

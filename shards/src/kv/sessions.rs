@@ -9,7 +9,9 @@ use super::machine::ApplyError;
 use super::view::{Order, StateView};
 use crate::ids::ShardId;
 use crate::keys::{self, RowKey, SessionId};
-use crate::limits::{SESSION_EVICTIONS_MAX, SESSION_IDLE_MS, SESSION_WINDOW, SESSIONS_MAX};
+use crate::limits::{
+    SESSION_ANSWERS_MAX, SESSION_EVICTIONS_MAX, SESSION_IDLE_MS, SESSION_WINDOW, SESSIONS_MAX,
+};
 use bytes::Bytes;
 use flotilla_proto::v1::{
     CommandAnswer, SessionRecord, SessionRef, StoredAnswer, command_answer, refusal::Reason,
@@ -21,12 +23,13 @@ use std::ops::ControlFlow;
 /// All sessions of one shard.
 ///
 /// *Invariant:* `by_use` has exactly one element for each session: its last use and its id. `changed` names every session
-/// whose row is older than its record here, and maybe some that are gone.
+/// whose row is older than its record here, and maybe some that are gone. `answers` is the number of all kept answers.
 #[derive(Debug, Default)]
 pub(super) struct SessionTable {
     sessions: BTreeMap<SessionId, SessionRecord>,
     by_use: BTreeSet<(u64, SessionId)>,
     changed: BTreeSet<SessionId>,
+    answers: usize,
 }
 
 /// What becomes of a session's command.
@@ -66,6 +69,7 @@ impl SessionTable {
                         record
                             .answers
                             .sort_unstable_by_key(|answer| answer.sequence);
+                        table.answers += record.answers.len();
                         table.by_use.insert((record.last_used_ms, session));
                         table.sessions.insert(session, record);
                         ControlFlow::Continue(())
@@ -111,6 +115,7 @@ impl SessionTable {
     pub(super) fn close(&mut self, session: SessionId, shard: ShardId, batch: &mut StateBatch) {
         if let Some(record) = self.sessions.remove(&session) {
             self.by_use.remove(&(record.last_used_ms, session));
+            self.answers -= record.answers.len();
             batch.delete(keys::session(shard, session));
         }
     }
@@ -141,6 +146,7 @@ impl SessionTable {
             record.lowest_unacknowledged = lowest;
             let forgotten = (record.answers).partition_point(|answer| answer.sequence < lowest);
             record.answers.drain(..forgotten);
+            self.answers -= forgotten;
             self.changed.insert(session);
         }
         match (record.answers).binary_search_by_key(&sequence, |answer| answer.sequence) {
@@ -150,7 +156,13 @@ impl SessionTable {
     }
 
     /// Keeps the answer to a command that was admitted for the first time.
-    pub(super) fn record(&mut self, reference: &SessionRef, answer: &CommandAnswer) {
+    pub(super) fn record(
+        &mut self,
+        reference: &SessionRef,
+        answer: &CommandAnswer,
+        shard: ShardId,
+        batch: &mut StateBatch,
+    ) {
         let session = id(reference);
         let record = (self.sessions.get_mut(&session)).expect("the session was just admitted");
         let at = (record.answers).partition_point(|answer| answer.sequence < reference.sequence);
@@ -167,6 +179,12 @@ impl SessionTable {
             },
         );
         self.changed.insert(session);
+        self.answers += 1;
+        while self.answers > SESSION_ANSWERS_MAX {
+            let longest_unused = self.by_use.iter().find(|(_, other)| *other != session);
+            let &(_, other) = longest_unused.expect("one session's window is below the bound");
+            self.close(other, shard, batch);
+        }
     }
 
     /// Writes the rows of all sessions that have changed since the last time.
@@ -242,6 +260,10 @@ mod tests {
         table
     }
 
+    fn record(table: &mut SessionTable, reference: &SessionRef, answer: &CommandAnswer) {
+        table.record(reference, answer, SHARD, &mut StateBatch::default());
+    }
+
     #[test]
     fn a_repeat_gets_the_first_answer() {
         let mut table = opened(10);
@@ -250,7 +272,11 @@ mod tests {
                 table.admit(&reference(1, sequence, 1), 10),
                 Admission::First
             );
-            table.record(&reference(1, sequence, 1), &answer(sequence + 100));
+            record(
+                &mut table,
+                &reference(1, sequence, 1),
+                &answer(sequence + 100),
+            );
         }
         assert_eq!(
             table.admit(&reference(1, 2, 1), 10),
@@ -326,6 +352,38 @@ mod tests {
     }
 
     #[test]
+    fn kept_answers_are_bounded_over_all_sessions() {
+        let (mut table, mut batch) = (SessionTable::default(), StateBatch::default());
+        let full = SESSION_ANSWERS_MAX as u64 / SESSION_WINDOW;
+        for number in 0..=full {
+            assert!(table.open(session(number), number, SHARD, &mut batch));
+            for sequence in 1..=SESSION_WINDOW {
+                let reference = reference(number, sequence, 1);
+                assert_eq!(table.admit(&reference, number), Admission::First);
+                record(&mut table, &reference, &answer(sequence));
+            }
+        }
+        // The first session had to go, and nothing else.
+        assert_eq!(table.sessions.len() as u64, full);
+        assert_eq!(table.answers, SESSION_ANSWERS_MAX);
+        let unknown = Admission::Refused(Reason::SessionUnknown);
+        assert_eq!(table.admit(&reference(0, 1, 1), full), unknown);
+        assert_eq!(
+            table.admit(&reference(1, 9, 9), full),
+            Admission::Repeat(answer(9))
+        );
+        assert_eq!(table.answers, SESSION_ANSWERS_MAX - 8);
+        let mut batch = StateBatch::default();
+        table.flush(SHARD, &mut batch);
+        let mut state = MemoryState::default();
+        state.write(&batch);
+        assert_eq!(
+            SessionTable::load(&state, SHARD).unwrap().answers,
+            table.answers
+        );
+    }
+
+    #[test]
     fn the_table_comes_back_from_its_rows() {
         let mut table = opened(10);
         assert_eq!(table.admit(&reference(1, 1, 1), 20), Admission::First);
@@ -335,7 +393,7 @@ mod tests {
                 detail: detail.into(),
             })),
         };
-        table.record(&reference(1, 1, 1), &refused("wording"));
+        record(&mut table, &reference(1, 1, 1), &refused("wording"));
         let mut batch = StateBatch::default();
         table.flush(SHARD, &mut batch);
         let mut state = MemoryState::default();
