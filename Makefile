@@ -1,0 +1,43 @@
+# The commands of daily life. `make` alone lists them.
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help setup run test verify fix bench
+
+# RocksDB's C++ takes long to compile: ccache keeps the results over target folders and profiles.
+ifneq (,$(shell command -v ccache))
+export CC := ccache gcc
+export CXX := ccache g++
+endif
+
+help: ## List the commands
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## Install what is missing on this machine (apt)
+	@scripts/setup
+
+run: setup ## Build, start three nodes in one process with their data in data/demo, import a sample
+	cargo build --release
+	cargo run --release --quiet -- demo --nodes 3 --shards 64 --data data/demo --sample deploy/sample.ndjson
+
+test: setup ## Run all tests
+	cargo test --workspace
+
+verify: setup ## Check format, lints, documentation and dependencies; changes nothing
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
+	@if command -v cargo-deny >/dev/null; then \
+		cargo deny --offline check bans licenses sources; \
+		echo "verify: advisories were not checked (they need the network): cargo deny check advisories"; \
+	else \
+		echo "verify: cargo-deny is not installed: licences and sources of dependencies were not checked"; \
+	fi
+
+fix: ## Do what verify would complain about, as far as tools can
+	cargo clippy --workspace --all-targets --fix --allow-dirty --allow-staged
+	cargo fmt --all
+	FLOTILLA_BLESS=1 cargo test -p flotilla-metrics
+
+bench: setup ## Run the benchmarks
+	cargo bench --workspace
