@@ -10,6 +10,7 @@
 //! - [`raft`] is one Raft group as a state machine. It does not know that there are many groups, nor what entries mean.
 //! - [`kv`] is what the entries mean: commands, sessions, answers, reads. [`meta`] is the same for the directory, which
 //!   is a shard of its own, and [`genesis`] says how all of it begins.
+//! - [`engine`] is many groups at once: their batching, timers, reads and outputs.
 //! - [`wire`], [`descriptor`], [`keys`] and [`value`] are the gates. What comes from the network or from a disk becomes a
 //!   checked type there, or a typed error; behind the gates nobody checks again, and a broken invariant is our own fault
 //!   and stops the process.
@@ -21,6 +22,7 @@
 //! them again from the log.
 
 pub mod descriptor;
+pub mod engine;
 pub mod genesis;
 pub mod ids;
 pub mod keys;

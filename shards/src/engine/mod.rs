@@ -1,0 +1,378 @@
+//! Many Raft groups as one sans-IO engine.
+//!
+//! Inputs come by `handle_*` and the commands of the application ([`Engine::propose`], [`Engine::read`], …); they may
+//! be many before one [`Engine::turn`], which visits the replicas that something happened to and gives back one batch
+//! of outputs. Time is a count of ticks and, for expiry only, a wall clock in milliseconds; both are arguments.
+//! Randomness comes from the seed. A turn costs what is due and what came in, never the number of replicas.
+//!
+//! What may not live here: threads, clocks, channels, disks, sockets, and what a command means (see [`crate::kv`]).
+//!
+//! The contract with the surroundings:
+//! - `appends` are written in the order given per shard. What a [`Release`] holds leaves only after the write is
+//!   durable; its local part comes back by [`Engine::handle_local`].
+//! - `messages` may leave at once, also before the appends of the same turn are durable (thesis 10.2.1).
+//! - `applies` are applied in the order given per shard; their `done` messages come back by [`Engine::handle_local`]
+//!   once the effects can be read.
+//! - After the state database has made an applied index durable, [`Engine::handle_flushed`] lets the log be cut.
+
+mod io;
+mod log_view;
+mod replica;
+mod wheel;
+
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+};
+
+pub use io::*;
+pub use log_view::{CacheCount, LogView};
+use replica::Replica;
+pub use replica::ReplicaStatus;
+use wheel::Wheel;
+
+use crate::{
+    ids::{NodeId, ShardId},
+    raft::{self, Index, Message, MessageKind},
+};
+
+/// How an engine behaves. Times are in ticks of the caller.
+#[derive(Clone, Debug)]
+pub struct EngineConfig {
+    /// The own node.
+    pub node: NodeId,
+    /// Different at each start of the node: election jitter, and the part of read contexts that makes them unique.
+    pub seed: u64,
+    /// Shortest election timeout; the drawn one lies in `[election_ticks, 2 * election_ticks)`.
+    pub election_ticks: u32,
+    /// Interval of a leader's heartbeats.
+    pub heartbeat_ticks: u32,
+    /// How long a read waits for its confirmation.
+    pub read_ticks: u32,
+    /// Payload of one append message, in bytes.
+    pub append_bytes_max: u64,
+    /// Committed entries handed out at once per shard, in bytes.
+    pub apply_bytes_max: u64,
+    /// Appended and not yet committed, per shard, in bytes; beyond that writes are refused as busy.
+    pub uncommitted_bytes_max: u64,
+    /// Waiting to be proposed, per shard, in bytes; beyond that writes are refused as busy.
+    pub queued_bytes_max: usize,
+    /// Commands are joined to one entry up to this size in bytes; a single larger command is an entry of its own.
+    pub entry_bytes_target: usize,
+    /// Log writes of a shard in flight from which on its proposals gather.
+    pub writes_in_flight_max: u32,
+    /// Append messages on their way to one follower.
+    pub inflight_messages_max: usize,
+    /// The same in bytes.
+    pub inflight_bytes_max: u64,
+    /// Log entries that a leader keeps in memory for its followers, per shard, in bytes.
+    pub cache_bytes_per_shard: u64,
+    /// The log is cut when this many entries can go,
+    pub compact_entries_min: u64,
+    /// or when it has this many bytes.
+    pub compact_bytes_min: u64,
+    /// Entries that stay for followers that are a little behind.
+    pub reserve_entries: u64,
+    /// Size of a shard's log from which on slow followers are left to a snapshot, in bytes.
+    pub log_bytes_per_shard: u64,
+}
+
+impl EngineConfig {
+    /// The defaults for a node; ticks are meant to be 50 ms.
+    #[must_use]
+    pub fn new(node: NodeId, seed: u64) -> Self {
+        Self {
+            node,
+            seed,
+            election_ticks: 10,
+            heartbeat_ticks: 2,
+            read_ticks: 20,
+            append_bytes_max: 1 << 20,
+            apply_bytes_max: 1 << 20,
+            uncommitted_bytes_max: 32 << 20,
+            queued_bytes_max: 32 << 20,
+            entry_bytes_target: 1 << 20,
+            writes_in_flight_max: 1,
+            inflight_messages_max: 256,
+            inflight_bytes_max: 16 << 20,
+            cache_bytes_per_shard: 4 << 20,
+            compact_entries_min: 4096,
+            compact_bytes_min: 4 << 20,
+            reserve_entries: 1024,
+            log_bytes_per_shard: 64 << 20,
+        }
+    }
+}
+
+/// Why an input was not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum InputError {
+    /// The node has no replica of the shard. The sender's view is old, or the shard is not created yet.
+    #[error("no replica of {0} on this node")]
+    NoReplica(ShardId),
+    /// The replica refused the message; see the source.
+    #[error("{shard}: {error}")]
+    Raft {
+        /// Whose replica.
+        shard: ShardId,
+        /// Why.
+        error: raft::Error,
+    },
+    /// A replica of the shard is open already.
+    #[error("a replica of {0} is open already")]
+    Exists(ShardId),
+}
+
+/// See the module. `C` is the caller's completion handle, `L` reads what is no longer in memory.
+#[derive(Debug)]
+pub struct Engine<C, L: LogReader> {
+    config: EngineConfig,
+    reader: L,
+    cache: Arc<CacheCount>,
+    replicas: Vec<Replica<C, L>>,
+    places: BTreeMap<ShardId, u32>,
+    wheel: Wheel,
+    dirty: Vec<u32>,
+    next_batch: u64,
+    /// Read batches by the tick at which their time is over; ascending, since all have the same time.
+    reads_due: VecDeque<(u64, u32, u64)>,
+    out: Output<C>,
+}
+
+impl<C, L: LogReader + Clone> Engine<C, L> {
+    /// An engine without replicas, at tick `now`. The counters may be shared with other engines.
+    #[must_use]
+    pub fn new(config: EngineConfig, reader: L, cache: Arc<CacheCount>, now: u64) -> Self {
+        Self {
+            config,
+            reader,
+            cache,
+            replicas: Vec::new(),
+            places: BTreeMap::new(),
+            wheel: Wheel::new(now),
+            dirty: Vec::new(),
+            next_batch: 1,
+            reads_due: VecDeque::new(),
+            out: Output::default(),
+        }
+    }
+
+    /// Counters of the entry cache.
+    #[must_use]
+    pub fn cache(&self) -> &CacheCount {
+        &self.cache
+    }
+
+    /// Opens a replica that was found on disk.
+    ///
+    /// # Errors
+    /// If it is open already, or what was found contradicts itself.
+    pub fn open(&mut self, found: RecoveredReplica) -> Result<(), InputError> {
+        let shard = found.descriptor.shard;
+        if self.places.contains_key(&shard) {
+            return Err(InputError::Exists(shard));
+        }
+        let view = LogView::new(shard, self.reader.clone(), Arc::clone(&self.cache), &found);
+        // Different for each replica of a group and each group of a node, so that their timeouts differ.
+        let seed =
+            self.config.seed ^ shard.0.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ self.config.node.0;
+        let replica = Replica::open(&self.config, seed, self.wheel.now(), found, view)
+            .map_err(|error| InputError::Raft { shard, error })?;
+        let place = u32::try_from(self.replicas.len()).unwrap_or(u32::MAX);
+        self.replicas.push(replica);
+        self.places.insert(shard, place);
+        self.mark(place);
+        Ok(())
+    }
+
+    /// Shards of which this engine has a replica, ascending.
+    pub fn shards(&self) -> impl Iterator<Item = ShardId> + '_ {
+        self.places.keys().copied()
+    }
+
+    /// Where a replica stands.
+    #[must_use]
+    pub fn status(&self, shard: ShardId) -> Option<ReplicaStatus> {
+        let place = *self.places.get(&shard)?;
+        Some(self.replicas[place as usize].status())
+    }
+
+    /// Lets time pass up to tick `now`: whoever has a timer due gets it. Going back is ignored.
+    pub fn handle_tick(&mut self, now: u64) {
+        while self.wheel.now() < now {
+            let fired = self.wheel.advance();
+            let tick = self.wheel.now();
+            for &place in &fired {
+                let replica = &mut self.replicas[place as usize];
+                if replica.armed == tick {
+                    replica.armed = 0;
+                    replica.catch_up(tick);
+                    self.mark(place);
+                }
+            }
+            self.wheel.recycle(fired);
+        }
+        while let Some(&(due, place, batch)) = self.reads_due.front() {
+            if due > now {
+                break;
+            }
+            self.reads_due.pop_front();
+            self.replicas[place as usize].expire_reads(batch, &mut self.out);
+        }
+    }
+
+    /// Takes a message from another node's replica.
+    ///
+    /// # Errors
+    /// If there is no such replica here, or the message breaks the protocol. Nothing has changed then.
+    pub fn handle_message(&mut self, shard: ShardId, message: Message) -> Result<(), InputError> {
+        let place = self.visit(shard)?;
+        self.replicas[place as usize]
+            .step(message)
+            .map_err(|error| InputError::Raft { shard, error })
+    }
+
+    /// Takes the answer of a local thread: the local part of a [`Release`], or the `done` of an [`Apply`].
+    pub fn handle_local(&mut self, shard: ShardId, message: Message) {
+        if let Ok(place) = self.visit(shard) {
+            self.replicas[place as usize].step_local(message, &mut self.out);
+        }
+    }
+
+    /// Takes news of the state database: what is applied up to these indexes is durable there.
+    pub fn handle_flushed(&mut self, flushed: &[(ShardId, Index)]) {
+        for &(shard, index) in flushed {
+            if let Some(&place) = self.places.get(&shard) {
+                self.replicas[place as usize].flushed(&self.config, index, &mut self.out);
+            }
+        }
+    }
+
+    /// The link to a node is broken: appends to it are held back until it is heard from.
+    pub fn handle_unreachable(&mut self, node: NodeId) {
+        for place in 0..self.replicas.len() {
+            // The one walk over all replicas: once per broken link, and only leaders have anything to do.
+            if self.replicas[place].is_leader() {
+                self.replicas[place].report_unreachable(node);
+            }
+        }
+    }
+
+    /// The outcome of a [`SnapshotSend`].
+    pub fn handle_snapshot_sent(&mut self, shard: ShardId, node: NodeId, ok: bool) {
+        if let Ok(place) = self.visit(shard) {
+            self.replicas[place as usize].report_snapshot(node, ok);
+        }
+    }
+
+    /// Asks for a write. Answered by an [`Apply`] or a refusal.
+    pub fn propose(&mut self, shard: ShardId, proposal: Proposal<C>) {
+        match self.visit(shard) {
+            Ok(place) => {
+                self.replicas[place as usize].propose(&self.config, proposal, &mut self.out);
+            }
+            Err(_) => {
+                let refusal = (proposal.reply, Refused::NoReplica { shard });
+                self.out.refusals.push(refusal);
+            }
+        }
+    }
+
+    /// Asks for a linearizable read of the local state, at the leader or at a follower. Answered by a [`ConfirmedRead`]
+    /// or a refusal.
+    pub fn read(&mut self, shard: ShardId, reply: C) {
+        match self.visit(shard) {
+            Ok(place) => self.replicas[place as usize].read(reply),
+            Err(_) => self
+                .out
+                .refusals
+                .push((reply, Refused::NoReplica { shard })),
+        }
+    }
+
+    /// Hands a shard's leadership to the replica on `node`. Returns whether it was begun.
+    pub fn transfer_leader(&mut self, shard: ShardId, node: NodeId) -> bool {
+        self.visit(shard)
+            .is_ok_and(|place| self.replicas[place as usize].transfer_leader(node))
+    }
+
+    /// Hands over all leaderships, each to the follower that is furthest. Returns how many this node still leads.
+    pub fn drain(&mut self) -> usize {
+        let mut leading = 0;
+        for place in 0..self.replicas.len() {
+            let replica = &mut self.replicas[place];
+            if !replica.is_leader() {
+                continue;
+            }
+            leading += 1;
+            replica.catch_up(self.wheel.now());
+            if let Some(node) = replica.successor() {
+                replica.transfer_leader(node);
+            }
+            self.mark(u32::try_from(place).unwrap_or(u32::MAX));
+        }
+        leading
+    }
+
+    /// Visits the replicas that something happened to since the last turn and gives all outputs. `now_ms` is the wall
+    /// clock that new entries carry.
+    pub fn turn(&mut self, now_ms: u64) -> Output<C> {
+        let mut dirty = std::mem::take(&mut self.dirty);
+        for place in dirty.drain(..) {
+            let replica = &mut self.replicas[place as usize];
+            replica.dirty = false;
+            let asked = replica.turn(&self.config, now_ms, &mut self.next_batch, &mut self.out);
+            if let Some(batch) = asked {
+                let due = self.wheel.now() + u64::from(self.config.read_ticks);
+                self.reads_due.push_back((due, place, batch));
+            }
+            if let Some(due) = replica.due()
+                && (replica.armed == 0 || due < replica.armed)
+            {
+                replica.armed = self.wheel.arm(place, due);
+            }
+        }
+        self.dirty = dirty;
+        std::mem::take(&mut self.out)
+    }
+
+    fn visit(&mut self, shard: ShardId) -> Result<u32, InputError> {
+        let place = *self
+            .places
+            .get(&shard)
+            .ok_or(InputError::NoReplica(shard))?;
+        self.replicas[place as usize].catch_up(self.wheel.now());
+        self.mark(place);
+        Ok(place)
+    }
+
+    fn mark(&mut self, place: u32) {
+        let replica = &mut self.replicas[place as usize];
+        if !replica.dirty {
+            replica.dirty = true;
+            self.dirty.push(place);
+        }
+    }
+}
+
+/// Whether a message of this kind may come from another node.
+#[must_use]
+pub fn travels(kind: MessageKind) -> bool {
+    use MessageKind as K;
+    !matches!(
+        kind,
+        K::Hup
+            | K::Beat
+            | K::Unreachable
+            | K::SnapStatus
+            | K::CheckQuorum
+            | K::StorageAppend
+            | K::StorageAppendResp
+            | K::StorageApply
+            | K::StorageApplyResp
+            | K::ForgetLeader
+    )
+}

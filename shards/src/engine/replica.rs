@@ -1,0 +1,673 @@
+//! One replica in the engine: its Raft group, what waits for it, and how a turn of it becomes outputs.
+//!
+//! Nothing here knows of other shards; what they share (the wheel, the turn, the bounds) is the engine's.
+
+use std::collections::VecDeque;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use flotilla_proto::v1::{Command, CommandBatch};
+use prost::Message as _;
+
+use super::{
+    EngineConfig,
+    io::{
+        Apply, Compaction, ConfirmedRead, LogAppend, LogReader, Outgoing, Output, Proposal,
+        RecoveredReplica, Refused, Release, RoleChange, SnapshotSend,
+    },
+    log_view::LogView,
+};
+use crate::{
+    descriptor::Descriptor,
+    ids::{NodeId, ShardId},
+    raft::{
+        self, ConfState, Config, Entry, EntryId, EntryKind, Index, Message, MessageKind, RawNode,
+        Ready, ReplicaId, Role, Term, confchange::ConfChangeAny, config::ReadOnlyOption,
+    },
+};
+
+/// Reads that were asked together and wait for one confirmation.
+#[derive(Debug)]
+struct AskedReads<C> {
+    batch: u64,
+    replies: Vec<C>,
+}
+
+/// Where a replica stands, for operators.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReplicaStatus {
+    /// The own role.
+    pub role: Role,
+    /// The own term.
+    pub term: Term,
+    /// Where the leader lives, if known.
+    pub leader: Option<NodeId>,
+    /// Highest committed index.
+    pub commit: Index,
+    /// Highest index that the state database has.
+    pub applied: Index,
+    /// End of the log.
+    pub last: Index,
+    /// Last index that was cut from the log.
+    pub compacted: Index,
+}
+
+#[derive(Debug)]
+pub(super) struct Replica<C, L: LogReader> {
+    pub(super) shard: ShardId,
+    descriptor: Descriptor,
+    node: RawNode<LogView<L>>,
+    /// Tick up to which the group's own clock has run.
+    clock: u64,
+    /// Tick at which the wheel has a live entry for this replica; 0 for none.
+    pub(super) armed: u64,
+    /// Whether the replica is in the engine's list of those to visit this turn.
+    pub(super) dirty: bool,
+    /// Log writes on their way whose answer is outstanding. While there are any, proposals gather: the sync in flight
+    /// is the window in which a batch forms.
+    writes_in_flight: u32,
+    queued: Vec<Proposal<C>>,
+    queued_bytes: usize,
+    /// Appended here as leader, by ascending index; answered when an entry with that index is committed.
+    proposed: VecDeque<(EntryId, Vec<C>)>,
+    new_reads: Vec<C>,
+    asked: VecDeque<AskedReads<C>>,
+    /// Confirmed, by ascending index; served once that is applied.
+    confirmed: VecDeque<(Index, Vec<C>)>,
+    reported: RoleChange,
+    /// Highest index known to be in the log store, for the cache.
+    persisted: Index,
+    /// Applied index that a flush of the state database has made durable. *Invariant:* the log is never cut above it.
+    applied_durable: Index,
+}
+
+impl<C, L: LogReader + Clone> Replica<C, L> {
+    pub(super) fn open(
+        config: &EngineConfig,
+        seed: u64,
+        now: u64,
+        found: RecoveredReplica,
+        view: LogView<L>,
+    ) -> Result<Self, raft::Error> {
+        let shard = found.descriptor.shard;
+        let id = found
+            .descriptor
+            .replica_on(config.node)
+            .map_or(ReplicaId::NONE, |replica| replica.id);
+        let node = RawNode::new(
+            &Config {
+                id,
+                election_ticks: config.election_ticks,
+                heartbeat_ticks: config.heartbeat_ticks,
+                applied: found.applied.index,
+                max_size_per_msg: config.append_bytes_max,
+                max_committed_size_per_ready: config.apply_bytes_max,
+                max_uncommitted_size: config.uncommitted_bytes_max,
+                max_inflight_msgs: config.inflight_messages_max,
+                max_inflight_bytes: config.inflight_bytes_max,
+                check_quorum: true,
+                pre_vote: true,
+                read_only: ReadOnlyOption::Safe,
+                async_storage_writes: true,
+                step_down_on_removal: true,
+                disable_proposal_forwarding: true,
+                seed,
+                ..Config::default()
+            },
+            view,
+        )?;
+        let mut replica = Self {
+            shard,
+            reported: RoleChange {
+                shard,
+                role: Role::Follower,
+                term: node.term(),
+                leader: None,
+            },
+            persisted: found.last.index,
+            applied_durable: found.applied.index,
+            descriptor: found.descriptor,
+            node,
+            clock: now,
+            armed: 0,
+            dirty: false,
+            writes_in_flight: 0,
+            queued: Vec::new(),
+            queued_bytes: 0,
+            proposed: VecDeque::new(),
+            new_reads: Vec::new(),
+            asked: VecDeque::new(),
+            confirmed: VecDeque::new(),
+        };
+        // A group that never voted has just been born. Its first replica asks for the office at once, so that a new
+        // cluster serves without waiting for a timeout, and its leaders are spread as the replicas are.
+        let first = replica.descriptor.replicas.first();
+        if found.hard_state.is_empty() && first.is_some_and(|first| first.id == id) {
+            // Refused if the replica may not campaign; the election timeout does the rest then.
+            let _ = replica.node.campaign();
+        }
+        Ok(replica)
+    }
+
+    pub(super) fn status(&self) -> ReplicaStatus {
+        let view = self.node.storage();
+        ReplicaStatus {
+            role: self.node.role(),
+            term: self.node.term(),
+            leader: self.leader(),
+            commit: self.node.committed(),
+            applied: view.applied().index,
+            last: self.node.last_index(),
+            compacted: view.compacted().index,
+        }
+    }
+
+    pub(super) fn is_leader(&self) -> bool {
+        self.node.role() == Role::Leader
+    }
+
+    fn node_of(&self, id: ReplicaId) -> Option<NodeId> {
+        self.descriptor.replica(id).map(|replica| replica.node)
+    }
+
+    fn replica_on(&self, node: NodeId) -> Option<ReplicaId> {
+        self.descriptor.replica_on(node).map(|replica| replica.id)
+    }
+
+    fn leader(&self) -> Option<NodeId> {
+        self.node_of(self.node.leader())
+    }
+
+    /// Brings the group's clock up to `now`. The wheel fires before anything is due, so no event lies between, except
+    /// after the process stood still.
+    pub(super) fn catch_up(&mut self, now: u64) {
+        let ticks = now.saturating_sub(self.clock);
+        if ticks > 0 {
+            self.clock = now;
+            self.node
+                .advance_ticks(u32::try_from(ticks).unwrap_or(u32::MAX));
+        }
+    }
+
+    /// Tick at which the group next has something to do by itself.
+    pub(super) fn due(&self) -> Option<u64> {
+        self.node
+            .ticks_until_due()
+            .map(|ticks| self.clock + u64::from(ticks))
+    }
+
+    pub(super) fn step(&mut self, message: Message) -> Result<(), raft::Error> {
+        self.node.step(message)
+    }
+
+    /// Takes the answer of a local thread: a log write is durable, or entries are applied.
+    pub(super) fn step_local(&mut self, message: Message, out: &mut Output<C>) {
+        match message.kind {
+            MessageKind::StorageAppendResp => {
+                self.writes_in_flight = self.writes_in_flight.saturating_sub(1);
+                if message.index > self.persisted && message.term == self.node.term() {
+                    self.persisted = message.index;
+                }
+            }
+            MessageKind::StorageApplyResp => {
+                if let Some(last) = message.entries.last() {
+                    let applied = EntryId {
+                        term: last.term,
+                        index: last.index,
+                    };
+                    self.node.storage_mut().set_applied(applied);
+                }
+            }
+            _ => {}
+        }
+        if let Err(error) = self.node.step(message) {
+            // Own answers can be stale (the term has moved on), never wrong.
+            debug_assert!(
+                matches!(error, raft::Error::StepPeerNotFound),
+                "{}: {error}",
+                self.shard
+            );
+        }
+        self.serve_confirmed(out);
+    }
+
+    /// Queues a write; refuses it if this replica can't take it now.
+    pub(super) fn propose(
+        &mut self,
+        config: &EngineConfig,
+        proposal: Proposal<C>,
+        out: &mut Output<C>,
+    ) {
+        if !self.is_leader() {
+            let leader = self.leader();
+            out.refusals
+                .push((proposal.reply, Refused::NotLeader { leader }));
+        } else if self.queued_bytes + proposal.bytes > config.queued_bytes_max
+            && !self.queued.is_empty()
+        {
+            out.refusals.push((proposal.reply, Refused::Busy));
+        } else {
+            self.queued_bytes += proposal.bytes;
+            self.queued.push(proposal);
+        }
+    }
+
+    pub(super) fn read(&mut self, reply: C) {
+        self.new_reads.push(reply);
+    }
+
+    pub(super) fn transfer_leader(&mut self, node: NodeId) -> bool {
+        match self.replica_on(node) {
+            Some(id) if self.is_leader() => {
+                self.node.transfer_leader(id);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// The replica on the node that is easiest to hand leadership to, other than this one.
+    pub(super) fn successor(&self) -> Option<NodeId> {
+        let own = self.node.id();
+        let members = self.node.raft.tracker().progress.iter();
+        members
+            .filter(|(id, progress)| !progress.is_learner && progress.recent_active && *id != own)
+            .max_by_key(|(_, progress)| progress.match_index)
+            .and_then(|(id, _)| self.node_of(id))
+    }
+
+    pub(super) fn report_unreachable(&mut self, node: NodeId) {
+        if let Some(id) = self.replica_on(node) {
+            // Only refused for replicas that the group does not know; then there is nothing to hold back.
+            let _ = self.node.report_unreachable(id);
+        }
+    }
+
+    pub(super) fn report_snapshot(&mut self, node: NodeId, ok: bool) {
+        if let Some(id) = self.replica_on(node) {
+            // As above.
+            let _ = self.node.report_snapshot(id, ok);
+        }
+    }
+
+    /// Gives up on reads that were asked in the batches up to this one.
+    pub(super) fn expire_reads(&mut self, batch: u64, out: &mut Output<C>) {
+        while self.asked.front().is_some_and(|asked| asked.batch <= batch) {
+            if let Some(asked) = self.asked.pop_front() {
+                refuse(out, asked.replies, &Refused::Unconfirmed);
+            }
+        }
+    }
+
+    /// Turns what has gathered since the last turn into outputs. Returns the number of a read batch that was asked, so
+    /// that the engine can bound its time.
+    pub(super) fn turn(
+        &mut self,
+        config: &EngineConfig,
+        now_ms: u64,
+        next_batch: &mut u64,
+        out: &mut Output<C>,
+    ) -> Option<u64> {
+        self.propose_queued(config, now_ms, out);
+        let asked = self.ask_reads(config, next_batch, out);
+        while self.node.has_ready() {
+            let ready = self.node.ready();
+            self.take_ready(ready, out);
+        }
+        if let Some(failure) = self.node.failure() {
+            out.failures.push((self.shard, failure.to_string()));
+        }
+        self.report_change(out);
+        self.trim_cache(config);
+        asked
+    }
+
+    fn propose_queued(&mut self, config: &EngineConfig, now_ms: u64, out: &mut Output<C>) {
+        if self.queued.is_empty() {
+            return;
+        }
+        if !self.is_leader() {
+            let leader = self.leader();
+            self.queued_bytes = 0;
+            for proposal in self.queued.drain(..) {
+                out.refusals
+                    .push((proposal.reply, Refused::NotLeader { leader }));
+            }
+            return;
+        }
+        if self.writes_in_flight >= config.writes_in_flight_max
+            && self.queued_bytes < config.entry_bytes_target
+        {
+            return;
+        }
+        self.queued_bytes = 0;
+        let mut queued = std::mem::take(&mut self.queued).into_iter().peekable();
+        while queued.peek().is_some() {
+            let mut bytes = 0;
+            let mut commands = Vec::with_capacity(queued.len());
+            let mut replies = Vec::with_capacity(queued.len());
+            while let Some(proposal) = queued.next_if(|next| {
+                commands.is_empty() || bytes + next.bytes <= config.entry_bytes_target
+            }) {
+                bytes += proposal.bytes;
+                commands.push(proposal.command);
+                replies.push(proposal.reply);
+            }
+            match self.node.propose(encode(now_ms, commands)) {
+                Ok(Some(id)) => self.proposed.push_back((id, replies)),
+                // Forwarding is off: a leader either appends or says why not.
+                Ok(None) => refuse(out, replies, &Refused::NotLeader { leader: None }),
+                Err(raft::Error::ProposalDropped(reason)) => {
+                    let refused = match reason {
+                        raft::DropReason::Busy => Refused::Busy,
+                        _ => Refused::NotLeader {
+                            leader: self.leader().filter(|leader| *leader != config.node),
+                        },
+                    };
+                    refuse(out, replies, &refused);
+                }
+                Err(error) => {
+                    out.failures.push((self.shard, error.to_string()));
+                    refuse(out, replies, &Refused::NotLeader { leader: None });
+                }
+            }
+        }
+    }
+
+    fn ask_reads(
+        &mut self,
+        config: &EngineConfig,
+        next_batch: &mut u64,
+        out: &mut Output<C>,
+    ) -> Option<u64> {
+        if self.new_reads.is_empty() {
+            return None;
+        }
+        let replies = std::mem::take(&mut self.new_reads);
+        let batch = *next_batch;
+        // The context is unique over restarts (by the seed of this start) and over shards: an answer that comes late
+        // can't confirm a read that it knew nothing of.
+        let mut context = BytesMut::with_capacity(16);
+        context.put_u64(config.seed);
+        context.put_u64(batch);
+        match self.node.read_index(context.freeze()) {
+            Ok(()) => {
+                *next_batch += 1;
+                self.asked.push_back(AskedReads { batch, replies });
+                Some(batch)
+            }
+            Err(_) => {
+                let leader = self.leader();
+                refuse(out, replies, &Refused::NotLeader { leader });
+                None
+            }
+        }
+    }
+
+    fn take_ready(&mut self, ready: Ready, out: &mut Output<C>) {
+        for state in ready.read_states {
+            self.confirm(state.index, &state.context, out);
+        }
+        for message in ready.messages {
+            match message.to {
+                ReplicaId::APPEND_THREAD => self.hand_out_append(message, ready.must_sync, out),
+                ReplicaId::APPLY_THREAD => self.hand_out_apply(message, out),
+                _ => self.send(message, out),
+            }
+        }
+    }
+
+    fn send(&self, message: Message, out: &mut Output<C>) {
+        // A replica that the descriptor does not know (any more) has no address; Raft sends again if it must.
+        let Some(node) = self.node_of(message.to) else {
+            return;
+        };
+        let shard = self.shard;
+        if message.kind == MessageKind::Snap {
+            out.snapshots.push(SnapshotSend {
+                node,
+                shard,
+                message,
+            });
+        } else {
+            out.messages.push(Outgoing {
+                node,
+                shard,
+                message,
+            });
+        }
+    }
+
+    fn hand_out_append(&mut self, message: Message, must_sync: bool, out: &mut Output<C>) {
+        let hard_state = raft::HardState {
+            term: message.term,
+            vote: message.vote,
+            commit: message.commit,
+        };
+        let mut release = Release::default();
+        for response in message.responses {
+            if response.kind == MessageKind::StorageAppendResp {
+                self.writes_in_flight += 1;
+            }
+            if response.to == self.node.id() {
+                release.local.push((self.shard, response));
+            } else if let Some(node) = self.node_of(response.to) {
+                release.messages.push(Outgoing {
+                    node,
+                    shard: self.shard,
+                    message: response,
+                });
+            }
+        }
+        let must_sync = must_sync || message.snapshot.is_some();
+        match &message.snapshot {
+            Some(snapshot) => {
+                self.node.storage_mut().install(&snapshot.meta);
+                // What was proposed here below the snapshot may or may not be part of it.
+                while let Some((_, replies)) = pop_if(&mut self.proposed, |(id, _)| {
+                    id.index <= snapshot.meta.index
+                }) {
+                    refuse(out, replies, &Refused::OutcomeUnknown);
+                }
+            }
+            None => self.node.storage_mut().append(&message.entries),
+        }
+        out.appends.push(LogAppend {
+            shard: self.shard,
+            hard_state: (!hard_state.is_empty()).then_some(hard_state),
+            entries: message.entries,
+            snapshot: message.snapshot,
+            must_sync,
+            release,
+        });
+    }
+
+    fn hand_out_apply(&mut self, message: Message, out: &mut Output<C>) {
+        let mut conf_states = Vec::new();
+        let mut waiters = Vec::new();
+        for entry in &message.entries {
+            if entry.kind != EntryKind::Normal
+                && let Some(conf_state) = self.change_membership(entry, out)
+            {
+                conf_states.push((entry.index, conf_state));
+            }
+            while let Some((id, replies)) =
+                pop_if(&mut self.proposed, |(id, _)| id.index <= entry.index)
+            {
+                if id.index == entry.index && id.term == entry.term {
+                    waiters.push((id, replies));
+                } else {
+                    refuse(out, replies, &Refused::Superseded);
+                }
+            }
+        }
+        out.applies.push(Apply {
+            shard: self.shard,
+            entries: message.entries,
+            conf_states,
+            waiters,
+            done: message.responses,
+        });
+    }
+
+    fn change_membership(&mut self, entry: &Entry, out: &mut Output<C>) -> Option<ConfState> {
+        let change = ConfChangeAny::decode(entry.kind, &entry.data)
+            .map_err(|error| error.to_string())
+            .and_then(|change| {
+                self.node
+                    .apply_conf_change(&change.into_v2())
+                    .map_err(|error| error.to_string())
+            });
+        match change {
+            Ok(conf_state) => {
+                self.node.storage_mut().set_conf_state(conf_state.clone());
+                Some(conf_state)
+            }
+            Err(error) => {
+                out.failures.push((
+                    self.shard,
+                    format!(
+                        "committed membership change at index {}: {error}",
+                        entry.index
+                    ),
+                ));
+                None
+            }
+        }
+    }
+
+    fn confirm(&mut self, index: Index, context: &Bytes, out: &mut Output<C>) {
+        let batch = context
+            .get(8..16)
+            .and_then(|bytes| bytes.try_into().ok())
+            .map(u64::from_be_bytes);
+        let Some(batch) = batch else { return };
+        let at = self.asked.iter().position(|asked| asked.batch == batch);
+        if let Some(asked) = at.and_then(|at| self.asked.remove(at)) {
+            self.confirmed.push_back((index, asked.replies));
+            self.serve_confirmed(out);
+        }
+    }
+
+    fn serve_confirmed(&mut self, out: &mut Output<C>) {
+        let applied = self.node.storage().applied().index;
+        while let Some((index, replies)) =
+            pop_if(&mut self.confirmed, |(index, _)| *index <= applied)
+        {
+            let shard = self.shard;
+            out.reads
+                .extend(replies.into_iter().map(|reply| ConfirmedRead {
+                    shard,
+                    index,
+                    reply,
+                }));
+        }
+    }
+
+    fn report_change(&mut self, out: &mut Output<C>) {
+        let change = RoleChange {
+            shard: self.shard,
+            role: self.node.role(),
+            term: self.node.term(),
+            leader: self.leader(),
+        };
+        if change == self.reported {
+            return;
+        }
+        self.reported = change;
+        out.changes.push(change);
+        // Whoever was asked before the change will not answer, or must not be believed.
+        for asked in std::mem::take(&mut self.asked) {
+            refuse(out, asked.replies, &Refused::Unconfirmed);
+        }
+        if change.role != Role::Leader {
+            for proposal in self.queued.drain(..) {
+                let leader = change.leader;
+                out.refusals
+                    .push((proposal.reply, Refused::NotLeader { leader }));
+            }
+            self.queued_bytes = 0;
+        }
+    }
+
+    /// Forgets cached entries that nobody is likely to ask for: durable, applied, and acknowledged by the followers that
+    /// keep up.
+    fn trim_cache(&mut self, config: &EngineConfig) {
+        let view = self.node.storage();
+        let bytes = view.cache_bytes();
+        if bytes == 0 {
+            return;
+        }
+        let mut upto = view.applied().index.min(self.persisted);
+        if self.is_leader() && bytes <= config.cache_bytes_per_shard {
+            upto = upto.min(self.slowest_match(true));
+        }
+        self.node.storage_mut().trim(upto);
+    }
+
+    /// As leader: how far all other members are, or only those that were heard from lately.
+    fn slowest_match(&self, active_only: bool) -> Index {
+        let own = self.node.id();
+        let members = self.node.raft.tracker().progress.iter();
+        members
+            .filter(|(id, progress)| *id != own && (progress.recent_active || !active_only))
+            .map(|(_, progress)| progress.match_index)
+            .min()
+            .unwrap_or(Index(u64::MAX))
+    }
+
+    /// Notes that a flush made the applied state durable up to `index`, and cuts the log if it is worth it.
+    pub(super) fn flushed(&mut self, config: &EngineConfig, index: Index, out: &mut Output<C>) {
+        self.applied_durable = self.applied_durable.max(index);
+        let view = self.node.storage();
+        let compacted = view.compacted().index;
+        let log_bytes = view.log_bytes();
+        let mut upto = self.applied_durable;
+        if self.is_leader() && log_bytes <= config.log_bytes_per_shard {
+            upto = upto.min(self.slowest_match(false));
+        }
+        let entries = upto.0.saturating_sub(compacted.0);
+        if entries == 0
+            || (entries < config.compact_entries_min && log_bytes < config.compact_bytes_min)
+        {
+            return;
+        }
+        // Slow followers get by without a snapshot as long as the reserve lasts.
+        if log_bytes <= config.log_bytes_per_shard {
+            upto = Index(
+                upto.0
+                    .saturating_sub(config.reserve_entries.min(entries / 2)),
+            );
+        }
+        if upto <= compacted {
+            return;
+        }
+        match raft::storage::Storage::term(self.node.storage(), upto) {
+            Ok(term) => {
+                let upto = EntryId { term, index: upto };
+                self.node.storage_mut().compact(upto);
+                out.compactions.push(Compaction {
+                    shard: self.shard,
+                    upto,
+                });
+            }
+            Err(error) => out.failures.push((self.shard, error.to_string())),
+        }
+    }
+}
+
+fn encode(time_ms: u64, commands: Vec<Command>) -> Bytes {
+    CommandBatch { time_ms, commands }.encode_to_vec().into()
+}
+
+fn refuse<C>(out: &mut Output<C>, replies: Vec<C>, refused: &Refused) {
+    let refusals = replies.into_iter().map(|reply| (reply, refused.clone()));
+    out.refusals.extend(refusals);
+}
+
+fn pop_if<T>(queue: &mut VecDeque<T>, test: impl FnOnce(&T) -> bool) -> Option<T> {
+    if queue.front().is_some_and(test) {
+        queue.pop_front()
+    } else {
+        None
+    }
+}
