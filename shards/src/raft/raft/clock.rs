@@ -145,6 +145,12 @@ impl<S: Storage> Raft<S> {
         self.election_elapsed = ticks;
     }
 
+    /// Switches pre-votes on or off, as a restart with another configuration would. For tests.
+    #[doc(hidden)]
+    pub fn set_pre_vote(&mut self, pre_vote: bool) {
+        self.settings.pre_vote = pre_vote;
+    }
+
     /// Whether the election timeout has passed since this was last asked
     /// ([`Config::manual_elections`](crate::raft::Config::manual_elections)). The mark is dropped when a leader is
     /// heard.

@@ -123,8 +123,12 @@ impl<S: Storage> Raft<S> {
     }
 
     /// Commits what a quorum has, if it is of the own term: entries of earlier terms are committed with it only (Raft
-    /// paper 5.4.2, figure 8). Returns whether the commit index moved.
-    pub(super) fn maybe_commit(&mut self) -> Result<bool, Error> {
+    /// paper 5.4.2, figure 8). Returns whether the commit index moved. Public for tests.
+    ///
+    /// # Errors
+    /// If the storage fails.
+    #[doc(hidden)]
+    pub fn maybe_commit(&mut self) -> Result<bool, Error> {
         let index = self.tracker.committed();
         if index <= self.log.committed() {
             return Ok(false);
