@@ -25,6 +25,7 @@ pub(crate) struct Settings {
     pub(crate) partitions: u32,
     pub(crate) changes: u32,
     pub(crate) compactions: u32,
+    pub(crate) quiescence: u32,
     pub(crate) steps: u32,
 }
 
@@ -82,6 +83,7 @@ impl Settings {
             partitions: often(rng, 5),
             changes: often(rng, 20),
             compactions: often(rng, 30),
+            quiescence: often(rng, 20),
             steps: rng.u32(1_000..16_000),
         }
     }

@@ -28,6 +28,7 @@ pub(crate) struct Coverage {
     compactions: u64,
     reads: u64,
     leases: u64,
+    quiesced: u64,
     dropped_proposals: u64,
 }
 
@@ -42,6 +43,7 @@ impl Coverage {
         self.compactions += other.compactions;
         self.reads += other.reads;
         self.leases += other.leases;
+        self.quiesced += other.quiesced;
         self.dropped_proposals += other.dropped_proposals;
     }
 
@@ -56,6 +58,7 @@ impl Coverage {
             compactions,
             reads,
             leases,
+            quiesced,
             dropped_proposals,
         } = *self;
         for count in [
@@ -68,8 +71,9 @@ impl Coverage {
             compactions,
             reads,
             leases,
+            quiesced,
         ] {
-            assert!(count > 100, "too little happened: {self:?}");
+            assert!(count > 50, "too little happened: {self:?}");
         }
         assert!(dropped_proposals > 0, "too little happened: {self:?}");
     }
@@ -104,6 +108,8 @@ enum Action {
     Campaign,
     Report,
     Forget,
+    Quiesce,
+    Wake,
     Crash,
     Restart,
     Partition,
@@ -180,6 +186,7 @@ impl Sim {
             partitions,
             changes,
             compactions,
+            quiescence,
             ..
         } = self.settings;
         let weights = [
@@ -197,6 +204,8 @@ impl Sim {
             (Action::Campaign, 1),
             (Action::Report, 4),
             (Action::Forget, 1),
+            (Action::Quiesce, quiescence),
+            (Action::Wake, quiescence),
             (Action::Crash, crashes),
             (Action::Restart, 3 * crashes),
             (Action::Partition, partitions),
@@ -220,7 +229,7 @@ impl Sim {
     fn act(&mut self, action: Action) {
         match action {
             Action::Deliver => return self.deliver(),
-            Action::Time => return self.pass_time(&|_| true),
+            Action::Time => return self.pass_time(),
             Action::Partition => {
                 self.network
                     .partition(self.settings.replicas, &mut self.rng);
@@ -270,6 +279,8 @@ impl Sim {
                 raw.forget_leader();
                 Ok(())
             }),
+            Action::Quiesce => self.quiesce(at),
+            Action::Wake => self.wake(at),
             Action::Crash => self.crash(at),
             Action::Flush => {
                 let replica = &mut self.replicas[at];
@@ -358,15 +369,19 @@ impl Sim {
         }
     }
 
-    fn pass_time(&mut self, who: &dyn Fn(ReplicaId) -> bool) {
+    fn pass_time(&mut self) {
         for at in 0..self.replicas.len() {
             let ticks = self.replicas[at].pass_time(self.settings.clocks[at]);
             let id = self.replicas[at].id;
-            let Some(raw) = self.replicas[at].raw.as_mut().filter(|_| who(id)) else {
+            let Some(raw) = self.replicas[at].raw.as_mut() else {
                 continue;
             };
-            for _ in 0..ticks {
-                raw.tick();
+            let mut left = ticks;
+            while left > 0 {
+                // Together or one by one.
+                let passed = self.rng.u32(1..=left);
+                left -= passed;
+                raw.advance_ticks(passed);
                 // The embedder decides about elections and heartbeats, sensibly or not.
                 if raw.take_election_due() && self.rng.u8(..4) > 0 {
                     raw.campaign().expect("the log is in memory");
@@ -589,6 +604,44 @@ impl Sim {
         });
     }
 
+    /// An idle leader lets its timers rest, and tells those followers that it reaches at once. Who doesn't hear of it
+    /// will sooner or later campaign, and wake the others.
+    fn quiesce(&mut self, at: usize) {
+        let replica = &mut self.replicas[at];
+        let Some(raw) = replica
+            .raw
+            .as_mut()
+            .filter(|raw| raw.role() == Role::Leader)
+        else {
+            return;
+        };
+        if !raw.quiesce() {
+            return;
+        }
+        let (leader, term, commit) = (raw.id(), raw.term(), raw.committed());
+        self.coverage.quiesced += 1;
+        self.trace.line(format_args!("{leader}: rests"));
+        for other in 0..self.replicas.len() {
+            let Some(raw) = self.replicas[other].raw.as_mut() else {
+                continue;
+            };
+            let told = self.rng.u8(..5) > 0;
+            let agrees = (raw.leader(), raw.term(), raw.committed()) == (leader, term, commit);
+            if other != at && told && agrees {
+                let rests = raw.quiesce();
+                self.trace
+                    .line(format_args!("{}: rests: {rests}", other + 1));
+            }
+        }
+    }
+
+    fn wake(&mut self, at: usize) {
+        if let Some(raw) = &mut self.replicas[at].raw {
+            raw.wake();
+            self.trace.line(format_args!("{}: wakes", at + 1));
+        }
+    }
+
     fn crash(&mut self, at: usize) {
         self.trace.line(format_args!("{}: crash", at + 1));
         self.coverage.crashes += 1;
@@ -635,6 +688,7 @@ impl Sim {
     /// and bring a new proposal to every member.
     fn recover(&mut self) {
         self.network.calm_down();
+        (0..self.replicas.len()).for_each(|at| self.wake(at));
         self.settings.clocks = vec![1000; self.replicas.len()];
         let election_ticks = u64::from(self.settings.config.election_ticks);
         let mut marker = None;
@@ -662,7 +716,7 @@ impl Sim {
                     _ => {}
                 }
             }
-            self.pass_time(&|_| true);
+            self.pass_time();
             self.settle();
             let leader = (0..self.replicas.len()).filter(|&at| self.replicas[at].is_leader());
             let Some(leader) =
@@ -681,15 +735,24 @@ impl Sim {
                 }
                 continue;
             }
+            let (term, last) = {
+                let raw = self.replicas[leader].raw.as_ref();
+                let raw = raw.expect("a leader is up");
+                (raw.term(), raw.last_index())
+            };
             match marker {
-                None => {
-                    // Committed in this term, whatever is, was proposed after the storm.
-                    self.propose(leader);
-                    self.settle();
-                    marker = self.replicas[leader].raw.as_ref().map(RawNode::last_index);
+                Some((since, index)) if since == term => {
+                    if self.all_applied(index) {
+                        return;
+                    }
                 }
-                Some(index) if self.all_applied(index) => return,
-                Some(_) => {}
+                _ => {
+                    // What comes after the last entry of this leader was proposed after the storm.
+                    self.propose(leader);
+                    let raw = self.replicas[leader].raw.as_ref();
+                    let taken = raw.is_some_and(|raw| raw.last_index() > last);
+                    marker = taken.then_some((term, last.next()));
+                }
             }
         }
         panic!("no progress after the storm: {}", self.describe());

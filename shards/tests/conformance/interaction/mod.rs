@@ -2,8 +2,10 @@
 //! commands.
 //!
 //! `mod` holds the environment and the table of commands, `node` one node with its storage, `ready` what is done with
-//! what a node puts out, `traffic` how messages move, `propose` what is asked of a node, `inspect` what is looked at.
+//! what a node puts out, `traffic` how messages move, `propose` what is asked of a node, `inspect` what is looked at,
+//! `extra` the commands of our own scenarios.
 
+mod extra;
 mod inspect;
 mod node;
 mod output;
@@ -107,6 +109,16 @@ impl Env {
             "tick-election" => self.tick_election(case),
             "tick-heartbeat" => self.tick_heartbeat(case),
             "transfer-leadership" => self.transfer_leadership(case),
+            // Of our own
+            "election-due" => self.election_due(case),
+            "heartbeat" => self.heartbeat(case),
+            "lease" => self.lease(case),
+            "next-timeout" => self.due(case),
+            "quiesce" => self.quiesce(case),
+            "read-index" => self.read_index(case),
+            "restart" => self.restart(case),
+            "tick" => self.tick(case),
+            "wake" => self.wake(case),
             _ => fail("unknown command"),
         }
     }

@@ -25,6 +25,8 @@ pub(super) struct Node {
 pub(super) struct NodeStorage {
     log: Rc<RefCell<MemoryStorage>>,
     history: Rc<RefCell<Vec<Snapshot>>>,
+    /// The membership to start from; that of the log's snapshot if absent.
+    start: Rc<RefCell<Option<ConfState>>>,
 }
 
 impl NodeStorage {
@@ -45,6 +47,11 @@ impl NodeStorage {
             .expect("a node starts with a snapshot")
     }
 
+    /// Sets the membership that the next start begins with.
+    pub(super) fn start_from(&self, conf_state: ConfState) {
+        *self.start.borrow_mut() = Some(conf_state);
+    }
+
     pub(super) fn push_snapshot(&self, snapshot: Snapshot) {
         self.history.borrow_mut().push(snapshot);
     }
@@ -52,7 +59,11 @@ impl NodeStorage {
 
 impl Storage for NodeStorage {
     fn initial_state(&self) -> Result<(HardState, ConfState), StorageError> {
-        self.log().initial_state()
+        let (hard_state, conf_state) = self.log().initial_state()?;
+        Ok((
+            hard_state,
+            self.start.borrow().clone().unwrap_or(conf_state),
+        ))
     }
 
     fn entries(&self, low: Index, high: Index, max_size: u64) -> Result<Vec<Entry>, StorageError> {
@@ -125,6 +136,12 @@ impl Env {
                         other => return fail(format!("invalid read-only option {other:?}")),
                     }
                 }
+                // Of our own
+                "election-tick" => config.election_ticks = arg.value()?,
+                "heartbeat-tick" => config.heartbeat_ticks = arg.value()?,
+                "max-clock-drift-permille" => config.max_clock_drift_permille = arg.value()?,
+                "manual-elections" => config.manual_elections = arg.flag()?,
+                "manual-heartbeats" => config.manual_heartbeats = arg.flag()?,
                 _ => {}
             }
         }
