@@ -9,3 +9,4 @@ pub mod logging;
 pub mod runtime;
 pub mod shutdown;
 pub mod status;
+pub mod storage;

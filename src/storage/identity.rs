@@ -1,0 +1,136 @@
+//! Whose folder this is: written in both databases, so that parts that do not belong together are told apart.
+//!
+//! The log database is written first and synced, the state database follows with a flush. So a crash in between
+//! leaves the log's copy ahead by one step, and the next start finishes the step; every other difference means that
+//! somebody moved, copied or deleted a part of the folder.
+
+use std::{fs::File, io::Read, path::Path};
+
+use flotilla_proto::v1 as proto;
+use flotilla_shards::raft::{EntryId, HardState};
+
+use super::{OpenError, RocksLog, RocksState, StorageError};
+
+/// Layout of the folder that this version writes and reads.
+pub const FORMAT: u32 = 1;
+
+const STORE_ID_BYTES: usize = 16;
+
+/// The identity of an opened folder; a new one gets a random store id.
+pub(super) fn reconcile(
+    data: &Path,
+    log: &RocksLog,
+    state: &RocksState,
+) -> Result<proto::Identity, OpenError> {
+    let foreign = |what, found: String, expected: String, advice| OpenError::Foreign {
+        path: data.to_owned(),
+        what,
+        found,
+        expected,
+        advice,
+    };
+    let (in_log, in_state) = (log.identity()?, state.identity()?);
+    for identity in [&in_log, &in_state].into_iter().flatten() {
+        if identity.format != FORMAT {
+            return Err(OpenError::Format {
+                path: data.to_owned(),
+                found: identity.format,
+                expected: FORMAT,
+            });
+        }
+    }
+    match (in_log, in_state) {
+        (None, None) => {
+            let identity = proto::Identity {
+                format: FORMAT,
+                store_id: random_store_id()?.into(),
+                genesis: None,
+                node_id: 0,
+            };
+            log.adopt(&identity, [], EntryId::default(), HardState::default())?;
+            state.set_identity(&identity)?;
+            Ok(identity)
+        }
+        (Some(identity), None) if identity.genesis.is_none() => {
+            state.set_identity(&identity)?;
+            Ok(identity)
+        }
+        (Some(identity), None) => Err(foreign(
+            "the state database's store id",
+            "missing".into(),
+            hex(&identity.store_id),
+            "its folder \"state\" was removed or replaced; put it back, or start with an empty data folder as a new node",
+        )),
+        (None, Some(identity)) => Err(foreign(
+            "the log database's store id",
+            "missing".into(),
+            hex(&identity.store_id),
+            "its folder \"log\" was removed or replaced; put it back, or start with an empty data folder as a new node",
+        )),
+        (Some(in_log), Some(in_state)) => {
+            if in_log.store_id != in_state.store_id {
+                return Err(foreign(
+                    "the state database's store id",
+                    hex(&in_state.store_id),
+                    hex(&in_log.store_id),
+                    "its folders \"log\" and \"state\" come from different nodes; put back those that belong together",
+                ));
+            }
+            if in_log != in_state {
+                if in_state.genesis.is_some() {
+                    return Err(foreign(
+                        "the state database's cluster and node",
+                        describe(&in_state),
+                        describe(&in_log),
+                        "its folders \"log\" and \"state\" come from different times or nodes; put back those that \
+                         belong together",
+                    ));
+                }
+                state.set_identity(&in_log)?;
+            }
+            Ok(in_log)
+        }
+    }
+}
+
+/// Refuses to make something else of a folder that belongs to a cluster.
+pub(super) fn same(
+    data: &Path,
+    found: &proto::Identity,
+    wanted: &proto::Identity,
+) -> Result<(), OpenError> {
+    if found == wanted {
+        return Ok(());
+    }
+    Err(OpenError::Foreign {
+        path: data.to_owned(),
+        what: "its cluster and node",
+        found: describe(found),
+        expected: describe(wanted),
+        advice: "a folder never changes hands; start with an empty data folder to join another cluster",
+    })
+}
+
+fn describe(identity: &proto::Identity) -> String {
+    match &identity.genesis {
+        Some(genesis) => format!(
+            "node {} of cluster {}",
+            identity.node_id,
+            hex(&genesis.cluster_id)
+        ),
+        None => "no cluster".into(),
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn random_store_id() -> Result<Vec<u8>, StorageError> {
+    let path = Path::new("/dev/urandom");
+    let mut id = vec![0; STORE_ID_BYTES];
+    File::open(path)
+        .and_then(|mut source| source.read_exact(&mut id))
+        .map_err(|error| StorageError::io("storage::identity::random", path, &error))?;
+    Ok(id)
+}

@@ -1,0 +1,347 @@
+//! The state database: the rows of all shards' applied state, in one RocksDB without a WAL.
+//!
+//! The layout of its keys and values is not decided here but in `flotilla_shards::keys` and `kv`. One thread writes,
+//! the applier; any thread reads. What is written can be read at once and is durable after the next flush; the rows of
+//! a batch become durable together, a shard's applied index among them, so a crash loses whole batches from the end
+//! on and the log replays them. An installed snapshot is durable at once.
+
+use std::{ops::ControlFlow, path::Path, sync::LazyLock};
+
+use bytes::Bytes;
+use flotilla_proto::v1 as proto;
+use flotilla_shards::{
+    ids::ShardId,
+    keys::{self, RowRange},
+    kv::{Order, ShardState, StateBatch, StateView, ViewError, Visit},
+    raft::EntryId,
+};
+use prost::Message;
+use rocksdb::{
+    BlockBasedOptions, Cache, DB, DBCompressionType, DBRawIterator, IngestExternalFileOptions,
+    Options, ReadOptions, Snapshot, WriteBatch, WriteOptions,
+};
+
+use super::{StorageError, StorageOptions, snapshot::Received};
+
+/// The state database.
+///
+/// Reading it directly sees each row as it is at that moment; only the thread that writes may take that for one
+/// moment. All others take a [`View`].
+pub struct RocksState {
+    db: DB,
+    write: WriteOptions,
+    received: Received,
+}
+
+impl RocksState {
+    /// Opens the database in `path`, or makes an empty one; removes what is left of received snapshots in `snapshots`.
+    pub(super) fn open(
+        path: &Path,
+        snapshots: &Path,
+        options: &StorageOptions,
+    ) -> Result<Self, StorageError> {
+        let mut db_options = super::db_options(options);
+        table_options(
+            &mut db_options,
+            Some(&Cache::new_lru_cache(options.block_cache_bytes)),
+        );
+        db_options.set_write_buffer_size(options.state_memtable_bytes);
+        db_options.set_max_write_buffer_number(options.state_memtables);
+        // One thread writes: nothing to coordinate.
+        db_options.set_allow_concurrent_memtable_write(false);
+        db_options.set_enable_write_thread_adaptive_yield(false);
+        db_options.set_memtable_whole_key_filtering(true);
+        db_options.set_memtable_prefix_bloom_ratio(0.02);
+        let db = DB::open(&db_options, path)
+            .map_err(|error| StorageError::rocks("storage::state::open", &error))?;
+        let mut write = WriteOptions::default();
+        write.disable_wal(true);
+        Ok(Self {
+            db,
+            write,
+            received: Received::open(snapshots)?,
+        })
+    }
+
+    /// Writes the changes as one. Durable after the next [`RocksState::flush`].
+    ///
+    /// # Errors
+    /// The database refused; it must not be written again.
+    pub fn write(&self, batch: &StateBatch) -> Result<(), StorageError> {
+        let mut rows = WriteBatch::with_capacity_bytes(batch.bytes() + 16 * batch.len());
+        for (key, value) in batch.rows() {
+            match value {
+                Some(value) => rows.put(key, value),
+                None => rows.delete(key),
+            }
+        }
+        self.db
+            .write_opt(rows, &self.write)
+            .map_err(|error| StorageError::rocks("storage::state::write", &error))
+    }
+
+    /// Makes everything written so far durable. Reads and writes go on meanwhile.
+    ///
+    /// # Errors
+    /// The database refused.
+    pub fn flush(&self) -> Result<(), StorageError> {
+        self.db
+            .flush()
+            .map_err(|error| StorageError::rocks("storage::state::flush", &error))
+    }
+
+    /// All rows as of now, for as long as it lives; a long-lived view keeps old versions of rows on disk.
+    #[must_use]
+    pub fn view(&self) -> View<'_> {
+        View {
+            snapshot: self.db.snapshot(),
+        }
+    }
+
+    /// Puts the received snapshot of a shard in the place of what the shard has; durable on return. Must be called by
+    /// the thread that writes. Once more after success, it does nothing.
+    ///
+    /// # Errors
+    /// The files are not there, or the database refused.
+    pub fn install(&self, shard: ShardId, position: EntryId) -> Result<(), StorageError> {
+        const PLACE: &str = "storage::state::install";
+        if let Some(found) = self.shard_state(shard)?
+            && (EntryId {
+                index: found.applied_index,
+                term: found.applied_term,
+            }) == position
+        {
+            return self.received.remove(shard, position.index);
+        }
+        let mut options = IngestExternalFileOptions::default();
+        options.set_move_files(true);
+        // All files become part of the database by one edit of its manifest.
+        self.db
+            .ingest_external_file_opts(&options, self.received.files(shard, position).to_vec())
+            .map_err(|error| StorageError::rocks(PLACE, &error))?;
+        self.received.remove(shard, position.index)
+    }
+
+    /// Takes over the files of a complete snapshot.
+    pub(super) fn received(
+        &self,
+        shard: ShardId,
+        position: EntryId,
+        partial: &Path,
+    ) -> Result<(), StorageError> {
+        self.received.add(shard, position, partial)
+    }
+
+    /// Where snapshots are received.
+    pub(super) fn snapshots(&self) -> &Path {
+        self.received.folder()
+    }
+
+    /// The applied state of one replica, if it is here.
+    ///
+    /// # Errors
+    /// The row is damaged, or the database failed.
+    pub fn shard_state(&self, shard: ShardId) -> Result<Option<ShardState>, StorageError> {
+        shard_state(self, shard)
+    }
+
+    /// The applied state of all replicas, by shard.
+    pub(super) fn replicas(&self) -> Result<Vec<ShardState>, StorageError> {
+        const PLACE: &str = "storage::state::replicas";
+        let (mut found, mut damaged) = (Vec::new(), None);
+        let read = self.view().scan(
+            &keys::all_state_rows(),
+            Order::Ascending,
+            &mut |key, value| {
+                let state = ShardState::decode(Bytes::copy_from_slice(value))
+                    .map_err(|error| error.to_string());
+                let state = state.and_then(|state| {
+                    let expected = keys::state(state.descriptor.shard);
+                    if key == expected {
+                        Ok(state)
+                    } else {
+                        Err(format!("it is of shard {}", state.descriptor.shard))
+                    }
+                });
+                match state {
+                    Ok(state) => {
+                        found.push(state);
+                        ControlFlow::Continue(())
+                    }
+                    Err(what) => {
+                        damaged = Some(format!("row {}: {what}", key.escape_ascii()));
+                        ControlFlow::Break(())
+                    }
+                }
+            },
+        );
+        read.map_err(|error| StorageError::view(PLACE, &error))?;
+        match damaged {
+            Some(detail) => Err(StorageError::corrupt(PLACE, detail)),
+            None => Ok(found),
+        }
+    }
+
+    /// Replaces everything but the identity by these rows; durable on return.
+    pub(super) fn begin(&self, rows: Vec<(Bytes, Bytes)>) -> Result<(), StorageError> {
+        const PLACE: &str = "storage::state::begin";
+        let mut batch = StateBatch::default();
+        // Left by an attempt with another genesis that was not finished.
+        let all = RowRange {
+            start: Bytes::from_static(&[1]),
+            end: Bytes::from_static(&[u8::MAX]),
+        };
+        let read = self.scan(&all, Order::Ascending, &mut |key, _| {
+            batch.delete(Bytes::copy_from_slice(key));
+            ControlFlow::Continue(())
+        });
+        read.map_err(|error| StorageError::view(PLACE, &error))?;
+        for (key, value) in rows {
+            batch.put(key, value);
+        }
+        self.write(&batch)?;
+        self.flush()
+    }
+
+    /// Who the folder belongs to, if anybody.
+    pub(super) fn identity(&self) -> Result<Option<proto::Identity>, StorageError> {
+        const PLACE: &str = "storage::state::identity";
+        let row = self
+            .get(keys::IDENTITY)
+            .map_err(|error| StorageError::view(PLACE, &error))?;
+        row.map(proto::Identity::decode)
+            .transpose()
+            .map_err(|error| StorageError::corrupt(PLACE, error.to_string()))
+    }
+
+    /// Stores who the folder belongs to; durable on return.
+    pub(super) fn set_identity(&self, identity: &proto::Identity) -> Result<(), StorageError> {
+        let mut batch = StateBatch::default();
+        batch.put(
+            Bytes::from_static(keys::IDENTITY),
+            identity.encode_to_vec().into(),
+        );
+        self.write(&batch)?;
+        self.flush()
+    }
+
+    /// Bytes of the database's files.
+    #[must_use]
+    pub fn disk_bytes(&self) -> u64 {
+        super::property(&self.db, rocksdb::properties::TOTAL_SST_FILES_SIZE)
+    }
+
+    /// Bytes of writes that are in memory only.
+    #[must_use]
+    pub fn memtable_bytes(&self) -> u64 {
+        super::property(&self.db, rocksdb::properties::CUR_SIZE_ALL_MEM_TABLES)
+    }
+}
+
+impl StateView for RocksState {
+    fn get(&self, key: &[u8]) -> Result<Option<Bytes>, ViewError> {
+        let row = self.db.get_pinned(key).map_err(unreadable)?;
+        Ok(row.map(|row| Bytes::copy_from_slice(&row)))
+    }
+
+    fn scan(&self, range: &RowRange, order: Order, visit: &mut Visit<'_>) -> Result<(), ViewError> {
+        visit_rows(self.db.raw_iterator_opt(within(range)), order, visit)
+    }
+}
+
+/// The state database as of one moment.
+pub struct View<'a> {
+    snapshot: Snapshot<'a>,
+}
+
+impl View<'_> {
+    /// The applied state of one replica, if it is here.
+    ///
+    /// # Errors
+    /// The row is damaged, or the database failed.
+    pub fn shard_state(&self, shard: ShardId) -> Result<Option<ShardState>, StorageError> {
+        shard_state(self, shard)
+    }
+}
+
+impl StateView for View<'_> {
+    fn get(&self, key: &[u8]) -> Result<Option<Bytes>, ViewError> {
+        let row = self.snapshot.get_pinned(key).map_err(unreadable)?;
+        Ok(row.map(|row| Bytes::copy_from_slice(&row)))
+    }
+
+    fn scan(&self, range: &RowRange, order: Order, visit: &mut Visit<'_>) -> Result<(), ViewError> {
+        visit_rows(self.snapshot.raw_iterator_opt(within(range)), order, visit)
+    }
+}
+
+fn shard_state(view: &impl StateView, shard: ShardId) -> Result<Option<ShardState>, StorageError> {
+    const PLACE: &str = "storage::state::shard_state";
+    let row = view
+        .get(&keys::state(shard))
+        .map_err(|error| StorageError::view(PLACE, &error))?;
+    row.map(ShardState::decode)
+        .transpose()
+        .map_err(|error| StorageError::corrupt(PLACE, format!("shard {shard}: {error}")))
+}
+
+fn within(range: &RowRange) -> ReadOptions {
+    let mut read = ReadOptions::default();
+    read.set_iterate_lower_bound(&range.start[..]);
+    read.set_iterate_upper_bound(&range.end[..]);
+    read
+}
+
+fn visit_rows(
+    mut rows: DBRawIterator<'_>,
+    order: Order,
+    visit: &mut Visit<'_>,
+) -> Result<(), ViewError> {
+    match order {
+        Order::Ascending => rows.seek_to_first(),
+        Order::Descending => rows.seek_to_last(),
+    }
+    while let Some((key, value)) = rows.item() {
+        if visit(key, value).is_break() {
+            return Ok(());
+        }
+        match order {
+            Order::Ascending => rows.next(),
+            Order::Descending => rows.prev(),
+        }
+    }
+    rows.status().map_err(unreadable)
+}
+
+fn unreadable(error: rocksdb::Error) -> ViewError {
+    ViewError(Box::new(StorageError::rocks(
+        "storage::state::read",
+        &error,
+    )))
+}
+
+/// The form of SST files, of the database's own and of received ones.
+fn table_options(options: &mut Options, cache: Option<&Cache>) {
+    let mut table = BlockBasedOptions::default();
+    table.set_format_version(5);
+    table.set_bloom_filter(10.0, false);
+    table.set_block_size(16 << 10);
+    if let Some(cache) = cache {
+        table.set_block_cache(cache);
+        // Index and filters are bounded with the rest, and those of the newest files stay.
+        table.set_cache_index_and_filter_blocks(true);
+        table.set_pin_l0_filter_and_index_blocks_in_cache(true);
+    }
+    options.set_block_based_table_factory(&table);
+    options.set_compression_type(DBCompressionType::Lz4);
+}
+
+/// How received rows are written.
+pub(super) fn sst_options() -> &'static Options {
+    static OPTIONS: LazyLock<Options> = LazyLock::new(|| {
+        let mut options = Options::default();
+        table_options(&mut options, None);
+        options
+    });
+    &OPTIONS
+}
