@@ -29,7 +29,6 @@ impl<S: Storage> Raft<S> {
             if self.role != Role::Leader {
                 self.election_elapsed = self.election_elapsed.saturating_add(passed);
                 if !self.quiescent && self.past_election_timeout() && self.promotable() {
-                    self.election_elapsed = 0;
                     self.election_timed_out()?;
                 }
             } else if !self.quiescent {
@@ -65,9 +64,12 @@ impl<S: Storage> Raft<S> {
 
     fn election_timed_out(&mut self) -> Result<(), Error> {
         if self.settings.manual_elections {
+            // The leader is still silent, so that votes are granted meanwhile; the mark comes again later.
             self.election_due = true;
+            self.restart_election_timer();
             return Ok(());
         }
+        self.election_elapsed = 0;
         self.hup_by_timeout()
     }
 
@@ -105,6 +107,13 @@ impl<S: Storage> Raft<S> {
     pub(super) fn draw_election_timeout(&mut self) {
         let ticks = self.settings.election_ticks;
         self.randomized_election_timeout = ticks + self.rng.u32(0..ticks);
+    }
+
+    /// Draws a timeout that begins now, without forgetting for how long no leader was heard.
+    fn restart_election_timer(&mut self) {
+        self.election_elapsed = self.election_elapsed.min(self.settings.election_ticks);
+        self.draw_election_timeout();
+        self.randomized_election_timeout += self.election_elapsed;
     }
 
     /// A leader of this term was heard.
@@ -209,9 +218,7 @@ impl<S: Storage> Raft<S> {
             self.tracker
                 .visit(|_, progress| progress.recent_active = true);
         } else {
-            self.election_elapsed = self.election_elapsed.min(self.settings.election_ticks);
-            self.draw_election_timeout();
-            self.randomized_election_timeout += self.election_elapsed;
+            self.restart_election_timer();
         }
     }
 }
