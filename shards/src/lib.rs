@@ -4,8 +4,8 @@
 //! # The contract
 //!
 //! There are no threads, clocks, sockets, files or random sources in here, and nothing depends on the order of a hash map
-//! (`clippy.toml` and `tests/dependencies.rs` hold that). Time and randomness are arguments. So the same code runs in a
-//! node, with threads and disks around it, and in a simulator, with neither.
+//! (`clippy.toml`, `tests/dependencies.rs` and the house rules' test hold that). Time and randomness are arguments. So the
+//! same code runs in a node, with threads and disks around it, and in a simulator, with neither.
 //!
 //! - [`raft`] is one Raft group as a state machine. It does not know that there are many groups, nor what entries mean.
 //! - [`kv`] is what the entries mean: commands, sessions, answers, reads. [`meta`] is the same for the directory, which

@@ -170,7 +170,7 @@ impl StateMachine {
             EntryKind::ConfChange | EntryKind::ConfChangeV2 => {
                 let outcome =
                     membership::apply(&self.state.conf_state, &self.state.descriptor, entry);
-                // An error changes nothing here, and the engine reaches the same verdict for Raft.
+                // What cannot be applied changes nothing, on every replica alike.
                 if let Ok((conf_state, descriptor)) = outcome {
                     self.state.conf_state = conf_state;
                     self.state.descriptor = descriptor;

@@ -1,8 +1,7 @@
 //! What a membership entry does to a shard's description.
 //!
-//! A pure function, so that the two who need its outcome reach the same verdict apart from each other: the state machine,
-//! which stores the new membership, and the engine, which tells Raft. An entry that cannot be applied changes nothing,
-//! on every replica alike; Raft is then told of no change.
+//! A pure function, so that whoever needs its outcome reaches the same verdict: every replica's state machine, which stores
+//! the new membership, and an engine before it tells Raft. An entry that cannot be applied changes nothing.
 
 use crate::descriptor::{Descriptor, DescriptorError};
 use crate::raft::confchange::{Changer, ConfChangeAny, ConfChangeError, ConfChangeV2, DecodeError};
