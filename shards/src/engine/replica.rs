@@ -278,14 +278,14 @@ impl<C, L: LogReader + Clone> Replica<C, L> {
     pub(super) fn report_unreachable(&mut self, node: NodeId) {
         if let Some(id) = self.replica_on(node) {
             // Only refused for replicas that the group does not know; then there is nothing to hold back.
-            let _ = self.node.report_unreachable(id);
+            self.node.report_unreachable(id);
         }
     }
 
     pub(super) fn report_snapshot(&mut self, node: NodeId, ok: bool) {
         if let Some(id) = self.replica_on(node) {
             // As above.
-            let _ = self.node.report_snapshot(id, ok);
+            self.node.report_snapshot(id, ok);
         }
     }
 

@@ -1,5 +1,9 @@
 //! The engine's own rules, shown with a few engines whose surroundings are a handful of queues. Faults in every order
 //! are the simulator's business (`tests/sim`).
+#![expect(
+    clippy::disallowed_types,
+    reason = "a disk that an engine and a test hold at once"
+)]
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
