@@ -198,7 +198,9 @@ fn c13_commit_index_gets_to_the_peers() {
     for peer in [2, 3] {
         acknowledge(&mut leader, peer, 1);
     }
-    leader.propose_data("x");
+    for text in ["x", "in flight"] {
+        leader.propose_data(text);
+    }
     leader.sent();
     let commits = |sent: &[Message]| {
         sent.iter()
@@ -210,7 +212,7 @@ fn c13_commit_index_gets_to_the_peers() {
     assert_eq!(acknowledge(&mut leader, 3, 2), [], "it has been told");
 
     // A paused peer is told when it shows up again, by an acknowledgement or a heartbeat's answer.
-    for answer in [msg(AppResp, 3, 1).log(3, 0), msg(HeartbeatResp, 3, 1)] {
+    for answer in [msg(AppResp, 3, 1).log(4, 0), msg(HeartbeatResp, 3, 1)] {
         leader.progress_mut(3).msg_app_flow_paused = true;
         leader.propose_data("y");
         leader.sent();
