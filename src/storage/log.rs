@@ -35,7 +35,10 @@ use flotilla_shards::{
     wire,
 };
 use parking_lot::Mutex;
-use rocksdb::{DB, DBCompressionType, DBRecoveryMode, ReadOptions, WriteBatch, WriteOptions};
+use rocksdb::{
+    BlockBasedOptions, Cache, DB, DBCompressionType, DBRecoveryMode, ReadOptions, WriteBatch,
+    WriteOptions,
+};
 
 use super::{
     StorageError, StorageOptions,
@@ -132,6 +135,10 @@ impl RocksLog {
         db_options.set_max_write_buffer_number(options.log_memtables);
         // Entries live for minutes and are read once at most: packing them would cost more than it saves.
         db_options.set_compression_type(DBCompressionType::None);
+        // What is read back has left the engine's cache long ago and is wanted once.
+        let mut table = BlockBasedOptions::default();
+        table.set_block_cache(&Cache::new_lru_cache(4 << 20));
+        db_options.set_block_based_table_factory(&table);
         db_options.set_target_file_size_base(32 << 20);
         db_options.set_max_bytes_for_level_base(128 << 20);
         db_options.set_compaction_filter_factory(DropCompacted::new(Arc::clone(&shards)));

@@ -1,3 +1,5 @@
+//! The applier on a real state database: answers, order, flushes, and what crash images of log and state replay to.
+
 use std::{ops::ControlFlow, path::Path};
 
 use bytes::Bytes;
