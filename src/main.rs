@@ -1,2 +1,6 @@
 //! The `flotilla` binary.
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    flotilla::cli::main()
+}

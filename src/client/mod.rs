@@ -28,7 +28,7 @@ mod scan;
 mod session;
 pub mod stream;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::{
     hash::{BuildHasher as _, Hasher as _, RandomState},
@@ -54,7 +54,7 @@ pub use self::{
 };
 use self::{
     call::Repeat,
-    routes::{Place, Routes},
+    routes::{Place, Routes, Target},
     stream::StreamOptions,
 };
 
@@ -328,6 +328,16 @@ impl Client {
     #[must_use]
     pub fn nodes(&self) -> Vec<v1::Node> {
         self.shared.routes.nodes().iter().cloned().collect()
+    }
+
+    /// Where a request about `key` goes, for callers that make unary calls themselves.
+    pub(crate) fn target(&self, key: &[u8]) -> Target {
+        self.shared.routes.target(Place::Key(key))
+    }
+
+    /// Takes from an error of such a call what it says about routes.
+    pub(crate) fn learn(&self, target: &Target, error: &Error) {
+        self.shared.routes.learn(target, error);
     }
 
     fn put_answer(&self, answer: response::Kind) -> Result<u64> {

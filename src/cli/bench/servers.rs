@@ -1,0 +1,226 @@
+//! What a benchmark costs the servers, from the metrics that they export.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use flotilla_proto::v1;
+use futures_util::future::join_all;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
+
+const TIMEOUT: Duration = Duration::from_secs(3);
+const ANSWER_BYTES_MAX: u64 = 16 << 20;
+/// Readings of one process through two status ports are taken within milliseconds of each other.
+const SAME_CPU_SECONDS: f64 = 0.1;
+const SAME_MEMORY_BYTES: f64 = 2.0 * 1024.0 * 1024.0;
+
+/// The status ports of the nodes.
+pub(super) struct Servers {
+    addresses: Vec<String>,
+}
+
+/// Readings of all nodes at one moment; `None` for a node that could not be read.
+pub(super) struct Sample {
+    nodes: Vec<Option<Reading>>,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+struct Reading {
+    cpu_seconds: f64,
+    start_seconds: f64,
+    memory_bytes: f64,
+    writes: f64,
+    fsyncs: f64,
+}
+
+/// What lies between two samples.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct Cost {
+    /// Processor time of all server processes, in seconds; absent if a node could not be read.
+    pub(super) cpu_seconds: Option<f64>,
+    /// Writes that were made durable per fsync, on all nodes; absent if there was no fsync.
+    pub(super) writes_per_fsync: Option<f64>,
+    /// Resident memory of each server process, at the end.
+    pub(super) memory_bytes: Vec<f64>,
+    /// Nodes that could not be read.
+    pub(super) silent: usize,
+}
+
+impl Servers {
+    pub(super) fn new(nodes: &[v1::Node]) -> Self {
+        let addresses = nodes.iter().map(|node| node.status_address.clone());
+        Self {
+            addresses: addresses.collect(),
+        }
+    }
+
+    pub(super) async fn sample(&self) -> Sample {
+        let readings = self.addresses.iter().map(async |address| {
+            let text = tokio::time::timeout(TIMEOUT, fetch(address)).await;
+            Reading::parse(&text.ok()?.ok()?)
+        });
+        Sample {
+            nodes: join_all(readings).await,
+        }
+    }
+}
+
+/// The body of /metrics.
+async fn fetch(address: &str) -> std::io::Result<String> {
+    let mut connection = TcpStream::connect(address).await?;
+    let request = format!("GET /metrics HTTP/1.0\r\nHost: {address}\r\n\r\n");
+    connection.write_all(request.as_bytes()).await?;
+    let mut answer = String::new();
+    connection
+        .take(ANSWER_BYTES_MAX)
+        .read_to_string(&mut answer)
+        .await?;
+    match answer.split_once("\r\n\r\n") {
+        Some((head, body))
+            if head
+                .lines()
+                .next()
+                .is_some_and(|line| line.contains(" 200")) =>
+        {
+            Ok(body.to_owned())
+        }
+        _ => Err(std::io::ErrorKind::InvalidData.into()),
+    }
+}
+
+impl Reading {
+    fn parse(text: &str) -> Option<Self> {
+        let values: BTreeMap<&str, f64> = text
+            .lines()
+            .filter(|line| !line.starts_with('#'))
+            .filter_map(|line| {
+                let (name, value) = line.split_once(' ')?;
+                Some((name, value.trim().parse().ok()?))
+            })
+            .collect();
+        let get = |name: &str| values.get(name).copied();
+        Some(Self {
+            cpu_seconds: get("process_cpu_seconds_total")?,
+            start_seconds: get("process_start_time_seconds")?,
+            memory_bytes: get("process_resident_memory_bytes")?,
+            writes: get("flotilla_log_synced_writes_total").unwrap_or(0.0),
+            fsyncs: get("flotilla_log_fsyncs_total").unwrap_or(0.0),
+        })
+    }
+
+    /// Whether both come from one process: a demo has all nodes in one.
+    fn is_same_process(&self, other: &Self) -> bool {
+        (self.start_seconds - other.start_seconds).abs() < 0.001
+            && (self.cpu_seconds - other.cpu_seconds).abs() <= SAME_CPU_SECONDS
+            && (self.memory_bytes - other.memory_bytes).abs() <= SAME_MEMORY_BYTES
+    }
+}
+
+impl Sample {
+    /// What was spent from this sample to a later one.
+    pub(super) fn until(&self, after: &Self) -> Cost {
+        let both: Vec<(Reading, Reading)> = self
+            .nodes
+            .iter()
+            .zip(&after.nodes)
+            .filter_map(|(before, after)| before.zip(*after))
+            .collect();
+        let silent = self.nodes.len() - both.len();
+        let mut cpu = 0.0;
+        let mut memory_bytes = Vec::new();
+        for (index, (before, after)) in both.iter().enumerate() {
+            let twin = both.iter().take(index).any(|(other_before, other_after)| {
+                before.is_same_process(other_before) && after.is_same_process(other_after)
+            });
+            if !twin {
+                cpu += after.cpu_seconds - before.cpu_seconds;
+                memory_bytes.push(after.memory_bytes);
+            }
+        }
+        let writes: f64 = both.iter().map(|(a, b)| b.writes - a.writes).sum();
+        let fsyncs: f64 = both.iter().map(|(a, b)| b.fsyncs - a.fsyncs).sum();
+        Cost {
+            cpu_seconds: (silent == 0 && !both.is_empty()).then_some(cpu),
+            writes_per_fsync: (fsyncs > 0.0).then(|| writes / fsyncs),
+            memory_bytes,
+            silent,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reading(start: f64, cpu: f64, writes: f64, fsyncs: f64) -> Option<Reading> {
+        Some(Reading {
+            cpu_seconds: cpu,
+            start_seconds: start,
+            memory_bytes: 1e8 + cpu * 1e7,
+            writes,
+            fsyncs,
+        })
+    }
+
+    #[test]
+    fn a_reading_takes_what_it_needs() {
+        let text = "# HELP process_cpu_seconds_total x\n\
+            process_cpu_seconds_total 1.25\n\
+            process_start_time_seconds 1700000000\n\
+            process_resident_memory_bytes 1000\n\
+            flotilla_requests_total{op=\"put\",result=\"ok\"} 7\n\
+            flotilla_log_synced_writes_total 60\n\
+            flotilla_log_fsyncs_total 2\n";
+        let reading = Reading::parse(text).expect("complete");
+        assert_eq!(
+            (reading.cpu_seconds, reading.writes, reading.fsyncs),
+            (1.25, 60.0, 2.0)
+        );
+        assert_eq!(Reading::parse("nothing 1\n"), None);
+    }
+
+    #[test]
+    fn three_processes_add_up() {
+        let before = Sample {
+            nodes: vec![
+                reading(1.0, 5.0, 0.0, 0.0),
+                reading(1.0, 3.0, 0.0, 0.0),
+                reading(2.0, 3.0, 0.0, 0.0),
+            ],
+        };
+        let after = Sample {
+            nodes: vec![
+                reading(1.0, 7.0, 60.0, 2.0),
+                reading(1.0, 4.0, 30.0, 1.0),
+                reading(2.0, 4.0, 30.0, 1.0),
+            ],
+        };
+        let cost = before.until(&after);
+        assert_eq!(cost.cpu_seconds, Some(4.0));
+        assert_eq!(cost.writes_per_fsync, Some(30.0));
+        assert_eq!(cost.memory_bytes.len(), 3);
+    }
+
+    #[test]
+    fn nodes_of_one_process_count_once() {
+        let sample = |cpu| Sample {
+            nodes: vec![
+                reading(1.0, cpu, cpu, cpu),
+                reading(1.0, cpu + 0.01, cpu, cpu),
+            ],
+        };
+        let cost = sample(1.0).until(&sample(3.0));
+        assert_eq!(cost.cpu_seconds, Some(2.0));
+        assert_eq!(cost.memory_bytes.len(), 1);
+    }
+
+    #[test]
+    fn a_node_that_cannot_be_read_is_not_guessed() {
+        let sample = Sample {
+            nodes: vec![reading(1.0, 1.0, 0.0, 0.0), None],
+        };
+        let cost = sample.until(&sample);
+        assert_eq!((cost.cpu_seconds, cost.silent), (None, 1));
+    }
+}

@@ -1,0 +1,319 @@
+//! The command line: arguments in, calls of the client library, output and exit code out. Nothing here knows how a node
+//! works inside.
+
+mod admin;
+mod bench;
+mod escape;
+mod export;
+mod failure;
+mod import;
+mod kv;
+mod output;
+mod progress;
+mod records;
+mod resume;
+mod shards;
+
+use std::{process, time::Duration};
+
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
+use clap_complete::Shell;
+
+use self::{
+    escape::Notation,
+    failure::{Failure, Outcome},
+    output::{Color, Format, Out, talk},
+};
+use crate::{
+    client::{self, Client, Options},
+    config::{self, StartArgs},
+    exit::ExitCode,
+};
+
+/// A fleet of Rafts: a sharded, strongly consistent key-value store.
+#[derive(Debug, Parser)]
+#[command(
+    name = "flotilla",
+    version,
+    propagate_version = true,
+    arg_required_else_help = true
+)]
+#[command(after_help = "\
+Keys and values are typed and shown as text with escapes: \\n \\t \\\\ \\xNN \\u{N}; with --hex as hex digits.
+Data goes to standard output, everything else to standard error.
+Exit codes: 0 success, 1 error, 2 usage, 3 not found, 4 cluster unavailable or too slow (try again).")]
+pub struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Flags of every command.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Global options")]
+struct Global {
+    /// Nodes to ask, any of the cluster; several are separated by commas
+    #[arg(
+        long,
+        global = true,
+        value_name = "HOST:PORT",
+        value_delimiter = ',',
+        env = "FLOTILLA_ENDPOINTS",
+        default_value = "127.0.0.1:7400"
+    )]
+    endpoints: Vec<String>,
+    /// How data is printed
+    #[arg(
+        short = 'w',
+        long,
+        global = true,
+        value_name = "FORMAT",
+        default_value = "table"
+    )]
+    output: Format,
+    /// Keys and values are typed and shown as hex digits
+    #[arg(long, global = true)]
+    hex: bool,
+    /// How long a request may take, retries included
+    #[arg(long, global = true, value_name = "DURATION", default_value = "10s", value_parser = duration)]
+    timeout: Duration,
+    /// When to use colors
+    #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
+    color: Color,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Write a value
+    Put(kv::Put),
+    /// Read a value
+    Get(kv::Get),
+    /// Delete a key
+    Delete(kv::Delete),
+    /// Write a value if a condition on the key holds (compare and set)
+    Cas(kv::Cas),
+    /// Read a range of keys
+    Scan(kv::Scan),
+    /// Write the records of a file
+    Import(import::Import),
+    /// Write a range of keys to a file
+    Export(export::Export),
+    /// Make a cluster of the asked node and those that it was told to join
+    Init(admin::Init),
+    /// Show the state of the nodes
+    Status,
+    /// Nodes of the cluster
+    #[command(subcommand)]
+    Node(admin::Node),
+    /// Shards of the cluster
+    #[command(subcommand)]
+    Shard(shards::Shard),
+    /// Measure the cluster
+    #[command(subcommand)]
+    Bench(bench::Bench),
+    /// The configuration of a node
+    #[command(subcommand)]
+    Config(Config),
+    /// Print the completions of a shell
+    Completion {
+        /// Which shell
+        shell: Shell,
+    },
+    /// Print the version
+    Version,
+}
+
+/// Commands about the configuration of a node.
+#[derive(Debug, Subcommand)]
+enum Config {
+    /// Print a file with every key, its meaning and its default
+    Default,
+    /// Check what `flotilla start` would begin with: file, environment and flags
+    Check(StartArgs),
+}
+
+impl Config {
+    fn run(&self, out: &mut Out) -> Outcome {
+        match self {
+            Self::Default => out.bytes(config::Config::default().to_commented_toml().as_bytes()),
+            Self::Check(start) => {
+                config::Config::load(start, std::env::vars())?;
+                talk("the configuration is complete and free of contradictions");
+                Ok(())
+            }
+        }
+    }
+}
+
+/// A duration as in `150ms`, `10s` or `1m 30s`.
+fn duration(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(Duration::ZERO) => Err("a duration above zero is expected".to_owned()),
+        Ok(duration) => Ok(duration),
+        Err(error) => Err(format!("{error}; expected a duration as 150ms, 10s or 1m")),
+    }
+}
+
+/// What commands have at hand.
+struct Context {
+    global: Global,
+    notation: Notation,
+}
+
+impl Context {
+    async fn client(&self) -> Outcome<Client> {
+        let options = Options {
+            timeout: self.global.timeout,
+            ..Options::default()
+        };
+        Ok(Client::connect(&self.global.endpoints, options).await?)
+    }
+
+    fn admin(&self) -> Outcome<client::Admin> {
+        Ok(client::Admin::new(
+            &self.global.endpoints,
+            self.global.timeout,
+        )?)
+    }
+
+    fn read(&self, what: &str, text: &str) -> Outcome<bytes::Bytes> {
+        self.notation
+            .read(text)
+            .map_err(|error| Failure::Usage(format!("{what}: {error}")))
+    }
+
+    fn show(&self, bytes: &[u8]) -> String {
+        self.notation.show(bytes)
+    }
+}
+
+/// Runs the command line of this process.
+#[must_use]
+pub fn main() -> process::ExitCode {
+    let cli = Cli::parse();
+    let color = cli.global.color.on_stderr();
+    match run(cli) {
+        Ok(()) => ExitCode::Ok.into(),
+        Err(failure) => failure::report(&failure, color).into(),
+    }
+}
+
+fn run(cli: Cli) -> Outcome {
+    let context = Context {
+        notation: if cli.global.hex {
+            Notation::Hex
+        } else {
+            Notation::Escaped
+        },
+        global: cli.global,
+    };
+    let mut out = Out::new();
+    let result = match cli.command {
+        Command::Completion { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "flotilla", &mut script);
+            out.bytes(&script)
+        }
+        Command::Config(config) => config.run(&mut out),
+        Command::Version => version(&context, &mut out),
+        command => runtime()?.block_on(ask(command, &context, &mut out)),
+    };
+    let flushed = out.flush();
+    result.and(flushed)
+}
+
+async fn ask(command: Command, context: &Context, out: &mut Out) -> Outcome {
+    match command {
+        Command::Put(put) => put.run(context, out).await,
+        Command::Get(get) => get.run(context, out).await,
+        Command::Delete(delete) => delete.run(context, out).await,
+        Command::Cas(cas) => cas.run(context, out).await,
+        Command::Scan(scan) => scan.run(context, out).await,
+        Command::Import(import) => import.run(context, out).await,
+        Command::Export(export) => export.run(context, out).await,
+        Command::Init(init) => init.run(context, out).await,
+        Command::Status => admin::status(context, out).await,
+        Command::Node(admin::Node::Ls) => admin::list_nodes(context, out).await,
+        Command::Shard(shards::Shard::Ls) => shards::list(context, out).await,
+        Command::Shard(shards::Shard::Show(show)) => show.run(context, out).await,
+        Command::Bench(bench) => bench.run(context, out).await,
+        Command::Completion { .. } | Command::Config(_) | Command::Version => {
+            unreachable!("commands that ask no node are run before")
+        }
+    }
+}
+
+fn runtime() -> Outcome<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::Incomplete(format!("cannot start threads: {error}")))
+}
+
+fn version(context: &Context, out: &mut Out) -> Outcome {
+    let version = env!("CARGO_PKG_VERSION");
+    match context.global.output {
+        Format::Table => out.line(format!("flotilla {version}")),
+        format => out.json(format, &serde_json::json!({ "version": version })),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(std::iter::once("flotilla").chain(line.split_whitespace()))
+    }
+
+    #[test]
+    fn the_declaration_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn global_flags_stand_anywhere() {
+        for line in [
+            "--endpoints a:1,b:2 -w json --hex get k",
+            "get k --endpoints a:1 --endpoints b:2 --output json --hex",
+        ] {
+            let cli = parse(line).expect("valid");
+            assert_eq!(cli.global.endpoints, ["a:1", "b:2"]);
+            assert_eq!(cli.global.output, Format::Json);
+            assert!(cli.global.hex);
+        }
+    }
+
+    #[test]
+    fn nonsense_is_a_usage_error() {
+        for line in [
+            "get",
+            "put k",
+            "cas k --value v",
+            "cas k --expect a --absent --value v",
+            "cas k --revision x --value v",
+            "scan a b --prefix p",
+            "shard show",
+            "--timeout 0s get k",
+            "--timeout soon get k",
+            "-w xml get k",
+            "import f --format xml",
+            "bench put --clients 0",
+            "frobnicate",
+        ] {
+            let error = parse(line).expect_err(line);
+            assert_eq!(error.exit_code(), 2, "{line}: {error}");
+        }
+    }
+
+    #[test]
+    fn every_completion_script_can_be_made() {
+        use clap::ValueEnum as _;
+        for shell in Shell::value_variants() {
+            let mut script = Vec::new();
+            clap_complete::generate(*shell, &mut Cli::command(), "flotilla", &mut script);
+            assert!(!script.is_empty(), "{shell}");
+        }
+    }
+}
