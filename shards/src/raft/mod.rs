@@ -41,6 +41,16 @@
 //! Committed entries come up for application only when they are durable here. [`Storage`] must show what is durable
 //! before its response is stepped, and may show it earlier.
 //!
+//! Three things to mind where writes, applications and compaction run beside each other:
+//!
+//! - A received snapshot puts its membership in force as soon as its `Snap` is stepped. Committed entries that were
+//!   handed out before and are covered by it (`index < raft.log().first_index()`) must not change the membership any
+//!   more: call [`RawNode::apply_conf_change`] when entries are handed out, or skip those. Their application is
+//!   acknowledged all the same.
+//! - The log may be compacted up to [`RawNode::applied`], which is what was acknowledged, and not beyond.
+//! - What is applied is committed, though the commit index may not have been written yet when a crash comes: a restart
+//!   raises the stored commit index to the applied index.
+//!
 //! ## Synchronous writes
 //!
 //! Persist, sync if [`Ready::must_sync`], send, apply, call [`RawNode::advance`]; only then take the next [`Ready`].
