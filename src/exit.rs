@@ -2,6 +2,8 @@
 
 use std::io;
 
+use crate::storage::{Fault, OpenError};
+
 /// How the process ends. The numbers are part of the interface and never change their meaning.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -24,7 +26,7 @@ pub enum ExitCode {
     Address = 12,
     /// The disk is full.
     DiskFull = 13,
-    /// A write or sync of the data folder failed; nothing that was not acknowledged before is trusted.
+    /// A read, write or sync of the data folder failed; nothing that was not acknowledged before is trusted.
     SyncFailed = 14,
     /// What is on disk does not agree with its checksums or with itself.
     Corruption = 15,
@@ -61,7 +63,7 @@ impl ExitCode {
         (Self::DiskFull, "the disk is full"),
         (
             Self::SyncFailed,
-            "a write or sync of the data folder failed",
+            "a read, write or sync of the data folder failed",
         ),
         (
             Self::Corruption,
@@ -93,6 +95,26 @@ impl ExitCode {
 impl From<ExitCode> for std::process::ExitCode {
     fn from(code: ExitCode) -> Self {
         Self::from(code.code())
+    }
+}
+
+impl From<Fault> for ExitCode {
+    fn from(fault: Fault) -> Self {
+        match fault {
+            Fault::DiskFull => Self::DiskFull,
+            Fault::Io => Self::SyncFailed,
+            Fault::Corruption => Self::Corruption,
+        }
+    }
+}
+
+impl From<&OpenError> for ExitCode {
+    fn from(error: &OpenError) -> Self {
+        match error {
+            OpenError::Locked { .. } => Self::DataLocked,
+            OpenError::Format { .. } | OpenError::Foreign { .. } => Self::ForeignData,
+            OpenError::Storage { source } => source.fault.into(),
+        }
     }
 }
 
