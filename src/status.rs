@@ -164,7 +164,12 @@ async fn status(State(shared): State<Arc<Shared>>) -> Json<Value> {
 }
 
 async fn config(State(shared): State<Arc<Shared>>) -> Json<Value> {
-    Json(shared.config.to_json())
+    let mut config = shared.config.to_json();
+    if let Ok(level) = shared.log.level() {
+        // The one value that may have changed since the start.
+        config["log"]["level"] = level.into();
+    }
+    Json(config)
 }
 
 async fn log_level(State(shared): State<Arc<Shared>>) -> Response {

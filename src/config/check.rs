@@ -100,6 +100,13 @@ impl Layers {
             append,
         );
 
+        rule(
+            c.raft.inflight_bytes >= c.raft.append_bytes,
+            ("raft", "inflight_bytes"),
+            "must not be less than",
+            append,
+        );
+
         let replay = ("storage", "replay_limit");
         let memtable = ("storage", "state_memtable");
         rule(

@@ -150,26 +150,34 @@ settings! {
         /// Bytes of entries in one append message to one follower.
         append_bytes: Size = "1MiB" in "4KiB" ..= "16MiB";
         /// Append messages on their way to one follower of one shard before its acknowledgements are awaited.
-        inflight_appends: usize = "64" in "1" ..= "4096";
+        inflight_appends: usize = "256" in "1" ..= "4096";
+        /// Bytes of those messages.
+        inflight_bytes: Size = "16MiB" in "64KiB" ..= "1GiB";
         /// Bytes of entries that one shard may have proposed and not committed; beyond, writes are answered "busy".
         uncommitted_bytes: Size = "32MiB" in "64KiB" ..= "1GiB";
-        /// Entries that a log keeps behind the applied index for followers that are behind.
-        reserve_entries: u64 = "10000" in "16" ..= "10000000";
-        /// Bytes of entries that a log keeps behind the applied index for followers that are behind.
-        reserve_bytes: Size = "16MiB" in "64KiB" ..= "16GiB";
+        /// Memory for the newest entries of one shard, from which followers are served; older ones come from disk.
+        cache_bytes: Size = "4MiB" in "64KiB" ..= "1GiB";
+        /// Applied entries that stay in a shard's log for followers that are a little behind.
+        reserve_entries: u64 = "1024" in "16" ..= "10000000";
+        /// Size of a shard's log from which on followers that are behind are left to a snapshot.
+        log_bytes: Size = "64MiB" in "1MiB" ..= "64GiB";
     }
     /// Storage: the log, which is synced before anything is acknowledged, and the state database.
     storage: Storage {
-        /// Memory for the newest entries of all logs, from which followers are served.
-        log_cache: Size = "64MiB" in "1MiB" ..= "64GiB";
         /// Bytes of log that a restart may have to replay; the state database is flushed before there are more.
         replay_limit: Size = "256MiB" in "1MiB" ..= "64GiB";
-        /// Memory for writes of the state database before they are flushed.
-        state_memtable: Size = "64MiB" in "1MiB" ..= "16GiB";
-        /// Memory for blocks of the state database that were read.
-        state_cache: Size = "64MiB" in "1MiB" ..= "1TiB";
         /// The state database is flushed at least this often while there are writes.
         flush_age: Duration = "2m" in "1s" ..= "1d";
+        /// Memory for writes of the log database before they are moved to its files; there are up to three of these.
+        log_memtable: Size = "16MiB" in "1MiB" ..= "4GiB";
+        /// Memory for writes of the state database before they are flushed; there are up to three of these.
+        state_memtable: Size = "32MiB" in "1MiB" ..= "4GiB";
+        /// Memory for blocks of the state database that were read.
+        state_cache: Size = "64MiB" in "1MiB" ..= "1TiB";
+        /// Threads that flush and compact, for both databases together.
+        background_jobs: usize = "2" in "1" ..= "64";
+        /// Files that each of the two databases keeps open.
+        open_files: usize = "512" in "16" ..= "1000000";
         /// Disk space that must stay free: with less, writes are refused, reads go on.
         disk_reserve: Size = "256MiB" in "0B" ..= "16TiB";
     }
@@ -204,15 +212,15 @@ settings! {
     /// Transport: the connections between nodes.
     transport: Transport {
         /// Bytes of messages that wait for one peer in one lane; beyond, they are dropped and Raft sends them again.
-        queue_bytes: Size = "32MiB" in "1MiB" ..= "4GiB";
+        queue_bytes: Size = "64MiB" in "1MiB" ..= "4GiB";
         /// How long connecting to a peer may take.
         connect_timeout: Duration = "2s" in "50ms" ..= "1m";
-        /// Longest wait between two attempts to reach a peer; the first is a twentieth of it.
+        /// Longest wait between two attempts to reach a peer.
         reconnect_max: Duration = "2s" in "100ms" ..= "1m";
         /// Bytes per second that this node sends as snapshots, over all of them.
         snapshot_rate: Size = "64MiB" in "64KiB" ..= "16GiB";
         /// Snapshots that this node sends, and that it receives, at the same time.
-        snapshots: usize = "4" in "1" ..= "64";
+        snapshots: usize = "2" in "1" ..= "64";
     }
     /// Log lines.
     log: Log {
@@ -220,6 +228,33 @@ settings! {
         level: LogLevel = "info", live;
         /// "text", "json", or "auto": text on a terminal, JSON otherwise.
         format: LogFormat = "auto";
+    }
+}
+
+/// The clock of the shards: all their times are multiples of one tick.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ticks {
+    /// Length of one.
+    pub tick: Duration,
+    /// Ticks between two heartbeats.
+    pub heartbeat: u32,
+    /// Shortest election timeout in ticks.
+    pub election: u32,
+}
+
+impl Raft {
+    /// Two ticks per heartbeat, and the election timeout rounded up.
+    pub fn ticks(&self) -> Ticks {
+        let tick = self.heartbeat_interval / 2;
+        let election = self
+            .election_timeout
+            .as_nanos()
+            .div_ceil(tick.as_nanos().max(1));
+        Ticks {
+            tick,
+            heartbeat: 2,
+            election: u32::try_from(election).unwrap_or(u32::MAX),
+        }
     }
 }
 

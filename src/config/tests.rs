@@ -185,7 +185,7 @@ fn contradictions_name_both_values_and_where_they_came_from() {
             "[storage]\nreplay_limit = \"2MiB\"",
             [
                 "storage.replay_limit = 2MiB",
-                "storage.state_memtable = 64MiB",
+                "storage.state_memtable = 32MiB",
             ],
         ),
         (
@@ -301,4 +301,16 @@ fn limits_are_those_of_the_core_and_are_refused_when_the_core_refuses_them() {
             }
         }
     }
+}
+
+#[test]
+fn times_become_ticks() {
+    let ticks = Config::default().raft.ticks();
+    assert_eq!(
+        (ticks.tick, ticks.heartbeat, ticks.election),
+        (Duration::from_millis(50), 2, 20)
+    );
+    let text = "[raft]\nheartbeat_interval = \"300ms\"\nelection_timeout = \"1s\"";
+    let odd = read(text).expect("configuration").raft.ticks();
+    assert_eq!((odd.tick, odd.election), (Duration::from_millis(150), 7));
 }

@@ -163,6 +163,7 @@ async fn the_log_level_is_changed_or_refused() {
         (200, "debug\n".to_owned())
     );
     assert_eq!(node.get("/log-level").await, (200, "debug\n".to_owned()));
+    assert!(node.get("/config").await.1.contains(r#""level":"debug""#));
     let (code, error) = node.ask("PUT", "/log-level", "=,=").await;
     assert!(code == 400 && error.contains("is not"), "{error}");
     assert_eq!(
