@@ -193,6 +193,8 @@ label! {
         QueueFull = "queue_full",
         /// There was no connection to the peer.
         Disconnected = "disconnected",
+        /// The message was larger than peers accept.
+        TooLarge = "too_large",
     }
 }
 

@@ -3,6 +3,8 @@
 
 mod applier;
 mod reply;
+mod request;
 
 pub use applier::{Applier, ApplierEvent, ApplierLimits, OnApplied};
 pub use reply::{Answer, Budget, Busy, Outcome, Permit, Reply};
+pub use request::ShardRequest;

@@ -1,0 +1,231 @@
+//! What operators ask: `flotilla.v1.Admin`. Each node answers for itself; nothing here changes data.
+
+use std::sync::Arc;
+
+use flotilla_proto::v1::{self as proto, admin_server, error::Code};
+use flotilla_shards::{
+    descriptor::Descriptor,
+    ids::{NodeId, ShardId},
+    kv::{StateView, read},
+};
+use futures_util::future::join_all;
+use tonic::{Request, Response, Status};
+
+use super::{Front, bootstrap, error, request as requests, services::Services};
+
+/// Shards of one page of a list.
+const PAGE_MAX: usize = 1000;
+
+/// The service.
+pub(super) struct AdminService(pub(super) Arc<Front>);
+
+impl AdminService {
+    fn services(&self) -> Result<&Arc<Services>, Status> {
+        self.0
+            .services()
+            .ok_or_else(|| error::status(&error::not_initialized()))
+    }
+}
+
+impl Services {
+    fn descriptor(&self, shard: ShardId) -> Result<Arc<Descriptor>, Status> {
+        let route = self.router.by_id(shard);
+        route
+            .map(|route| route.descriptor)
+            .map_err(|error| error::status(&error.into()))
+    }
+
+    async fn shard_info(&self, descriptor: &Descriptor) -> proto::ShardInfo {
+        let shard = descriptor.shard;
+        let local = match descriptor.replica_on(self.router.local()) {
+            Some(_) => self.runtime.replica_info(shard).await,
+            None => None,
+        };
+        proto::ShardInfo {
+            descriptor: Some(descriptor.into()),
+            leader: self.router.leader(shard).unwrap_or_default().0,
+            local,
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl admin_server::Admin for AdminService {
+    async fn init(
+        &self,
+        request: Request<proto::InitRequest>,
+    ) -> Result<Response<proto::InitResponse>, Status> {
+        let _one_at_a_time = self.0.initializing().lock().await;
+        let (own, join) = (self.0.bootstrap().identity(), self.0.bootstrap().join());
+        // On a task of its own: an operator who gives up half way does not leave half a cluster behind.
+        let init = tokio::spawn(bootstrap::init(own, join, request.into_inner()));
+        let answer = init
+            .await
+            .map_err(|error| Status::internal(format!("init broke off: {error}")))??;
+        Ok(Response::new(answer))
+    }
+
+    async fn status(
+        &self,
+        _: Request<proto::StatusRequest>,
+    ) -> Result<Response<proto::StatusResponse>, Status> {
+        let identity = self.0.bootstrap().identity();
+        let local = self
+            .0
+            .services()
+            .map(|services| services.router.local_shards())
+            .unwrap_or_default();
+        let readiness = self.0.readiness();
+        Ok(Response::new(proto::StatusResponse {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            cluster_id: identity
+                .genesis
+                .map(|genesis| genesis.cluster_id)
+                .unwrap_or_default(),
+            node_id: identity.node_id,
+            address: identity.address,
+            initialized: self.0.services().is_some(),
+            ready: readiness.is_ok(),
+            not_ready_reason: readiness.err().unwrap_or_default(),
+            shards: local.replicas,
+            leaders: local.leaders,
+            shards_without_leader: local.without_leader,
+            uptime_ms: u64::try_from(self.0.uptime().as_millis()).unwrap_or(u64::MAX),
+        }))
+    }
+
+    async fn list_nodes(
+        &self,
+        _: Request<proto::ListNodesRequest>,
+    ) -> Result<Response<proto::ListNodesResponse>, Status> {
+        let services = self.services()?;
+        let router = &services.router;
+        let mut counts = std::collections::BTreeMap::<NodeId, (u64, u64)>::new();
+        for descriptor in router.map().ids_after(ShardId(0)) {
+            for replica in &descriptor.replicas {
+                counts.entry(replica.node).or_default().1 += 1;
+            }
+            if let Some(leader) = router.leader(descriptor.shard) {
+                counts.entry(leader).or_default().0 += 1;
+            }
+        }
+        let nodes = router.nodes();
+        let nodes = nodes.iter().map(|(id, node)| {
+            let (leaders, replicas) = counts.get(id).copied().unwrap_or_default();
+            proto::NodeInfo {
+                node: Some((**node).clone()),
+                reachable: services.transport.is_reachable(*id),
+                leaders,
+                replicas,
+            }
+        });
+        Ok(Response::new(proto::ListNodesResponse {
+            nodes: nodes.collect(),
+        }))
+    }
+
+    async fn list_shards(
+        &self,
+        request: Request<proto::ListShardsRequest>,
+    ) -> Result<Response<proto::ListShardsResponse>, Status> {
+        let services = self.services()?;
+        let proto::ListShardsRequest { after, limit } = request.into_inner();
+        let limit = match limit as usize {
+            0 => PAGE_MAX,
+            limit => limit.min(PAGE_MAX),
+        };
+        let mut page: Vec<Arc<Descriptor>> = services
+            .router
+            .map()
+            .ids_after(ShardId(after))
+            .take(limit + 1)
+            .cloned()
+            .collect();
+        let more = page.len() > limit;
+        page.truncate(limit);
+        let infos = page.iter().map(|shard| services.shard_info(shard));
+        Ok(Response::new(proto::ListShardsResponse {
+            shards: join_all(infos).await,
+            more,
+        }))
+    }
+
+    async fn show_shard(
+        &self,
+        request: Request<proto::ShowShardRequest>,
+    ) -> Result<Response<proto::ShowShardResponse>, Status> {
+        use proto::show_shard_request::Which;
+        let services = self.services()?;
+        let descriptor = match request.into_inner().which {
+            Some(Which::ShardId(shard)) => services.descriptor(ShardId(shard))?,
+            Some(Which::Key(key)) => {
+                let route = services.router.route(&key);
+                route
+                    .map_err(|error| error::status(&error.into()))?
+                    .descriptor
+            }
+            None => return Err(Status::invalid_argument("neither key nor shard_id is set")),
+        };
+        Ok(Response::new(proto::ShowShardResponse {
+            shard: Some(services.shard_info(&descriptor).await),
+        }))
+    }
+
+    async fn transfer_leader(
+        &self,
+        request: Request<proto::TransferLeaderRequest>,
+    ) -> Result<Response<proto::TransferLeaderResponse>, Status> {
+        let services = self.services()?;
+        let proto::TransferLeaderRequest { shard_id, node_id } = request.into_inner();
+        let (shard, node) = (ShardId(shard_id), NodeId(node_id));
+        let descriptor = services.descriptor(shard)?;
+        match descriptor.replica_on(node) {
+            Some(replica) if !replica.learner => {}
+            _ => {
+                return Err(error::status(&error::of(
+                    Code::InvalidArgument,
+                    format!("node {node} has no voting replica of shard {shard}"),
+                )));
+            }
+        }
+        if !services.runtime.transfer_leader(shard, node).await {
+            let leader = services.router.leader(shard);
+            return Err(error::status(&error::not_leader(shard, leader)));
+        }
+        Ok(Response::new(proto::TransferLeaderResponse {}))
+    }
+
+    async fn checksum(
+        &self,
+        request: Request<proto::ChecksumRequest>,
+    ) -> Result<Response<proto::ChecksumResponse>, Status> {
+        let services = Arc::clone(self.services()?);
+        let shard = ShardId(request.into_inner().shard_id);
+        services.descriptor(shard)?;
+        let reading = tokio::task::spawn_blocking(move || checksum(&services, shard));
+        let answer = reading
+            .await
+            .map_err(|error| Status::internal(format!("the read broke off: {error}")))?;
+        answer
+            .map(Response::new)
+            .map_err(|error| error::status(&error))
+    }
+}
+
+/// Reads all of a shard at one moment.
+fn checksum(services: &Services, shard: ShardId) -> Result<proto::ChecksumResponse, proto::Error> {
+    let mut answer = Err(error::of(Code::Internal, "the state database gave no view"));
+    services.state.with_view(&mut |view: &dyn StateView| {
+        answer = requests::shard_state(view, shard).and_then(|state| {
+            let sum = read::checksum(view, &state.descriptor)
+                .map_err(|error| requests::internal(&error))?;
+            Ok(proto::ChecksumResponse {
+                applied_index: state.applied_index.0,
+                revision: state.revision,
+                keys: sum.keys,
+                checksum: sum.crc32,
+            })
+        });
+    });
+    answer
+}

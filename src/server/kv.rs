@@ -1,0 +1,145 @@
+//! The client API `flotilla.v1.Kv` over gRPC.
+
+use std::{sync::Arc, time::Duration};
+
+use flotilla_metrics::{Operation, Outcome};
+use flotilla_proto::v1::{self as proto, kv_server, request, response};
+use tonic::{Request, Response, Status, Streaming, metadata::MetadataMap};
+
+use super::{Front, error, services::Services, stream::Answers};
+
+/// The service; answers "not initialized" until the node is part of a cluster.
+pub(super) struct KvService(pub(super) Arc<Front>);
+
+impl KvService {
+    fn services(&self) -> Result<&Arc<Services>, Status> {
+        self.0
+            .services()
+            .ok_or_else(|| error::status(&error::not_initialized()))
+    }
+
+    async fn answer<T>(
+        &self,
+        request: Request<T>,
+        wrap: impl FnOnce(T) -> request::Kind,
+    ) -> Result<response::Kind, Status> {
+        let services = self.services()?;
+        let wish = wished_timeout(request.metadata());
+        services
+            .answer(wrap(request.into_inner()), wish, false)
+            .await
+            .map_err(|error| error::status(&error))
+    }
+}
+
+/// The unary methods: each wraps its request, and unwraps the answer of the same kind.
+macro_rules! unary {
+    ($($method:ident: $request:ident => $response:ident as $kind:ident;)+) => {
+        #[tonic::async_trait]
+        impl kv_server::Kv for KvService {
+            type StreamStream = Answers;
+
+            $(
+                async fn $method(
+                    &self,
+                    request: Request<proto::$request>,
+                ) -> Result<Response<proto::$response>, Status> {
+                    match self.answer(request, request::Kind::$kind).await? {
+                        response::Kind::$kind(answer) => Ok(Response::new(answer)),
+                        _ => Err(Status::internal("the answer is of another kind than the request")),
+                    }
+                }
+            )+
+
+            async fn stream(
+                &self,
+                request: Request<Streaming<proto::StreamRequest>>,
+            ) -> Result<Response<Answers>, Status> {
+                let services = Arc::clone(self.services()?);
+                if services.gate.is_closed() {
+                    return Err(error::status(&error::shutting_down()));
+                }
+                let stopping = self.0.stopping();
+                Ok(Response::new(Answers::new(services, request.into_inner(), stopping)))
+            }
+
+            async fn routes(
+                &self,
+                _: Request<proto::RoutesRequest>,
+            ) -> Result<Response<proto::RoutesResponse>, Status> {
+                let services = self.services()?;
+                let requests = &services.metrics.requests;
+                requests.of(Operation::Routes, Outcome::Ok).inc();
+                Ok(Response::new(routes(services)))
+            }
+        }
+    };
+}
+
+unary! {
+    get: GetRequest => GetResponse as Get;
+    batch_get: BatchGetRequest => BatchGetResponse as BatchGet;
+    put: PutRequest => PutResponse as Put;
+    delete: DeleteRequest => DeleteResponse as Delete;
+    scan: ScanRequest => ScanResponse as Scan;
+    batch: BatchRequest => BatchResponse as Batch;
+    open_session: OpenSessionRequest => OpenSessionResponse as OpenSession;
+    close_session: CloseSessionRequest => CloseSessionResponse as CloseSession;
+}
+
+fn routes(services: &Services) -> proto::RoutesResponse {
+    let router = &services.router;
+    let nodes = router.nodes();
+    proto::RoutesResponse {
+        routes: (router.map().shards().iter())
+            .map(|descriptor| proto::Route {
+                descriptor: Some((&**descriptor).into()),
+                leader: router.leader(descriptor.shard).unwrap_or_default().0,
+            })
+            .collect(),
+        nodes: nodes.values().map(|node| (**node).clone()).collect(),
+    }
+}
+
+/// The time that a client gives its call: gRPC's `grpc-timeout` header, up to eight digits and a unit.
+fn wished_timeout(metadata: &MetadataMap) -> Option<Duration> {
+    let text = metadata.get("grpc-timeout")?.to_str().ok()?;
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    if digits.len() > 8 {
+        return None;
+    }
+    let count: u32 = digits.parse().ok()?;
+    let unit = match unit {
+        "H" => Duration::from_secs(3600),
+        "M" => Duration::from_secs(60),
+        "S" => Duration::from_secs(1),
+        "m" => Duration::from_millis(1),
+        "u" => Duration::from_micros(1),
+        "n" => Duration::from_nanos(1),
+        _ => return None,
+    };
+    unit.checked_mul(count)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn timeouts_of_grpc_are_understood_and_others_ignored() {
+        let wished = |text: &str| {
+            let mut metadata = MetadataMap::new();
+            metadata.insert("grpc-timeout", text.parse().expect("ascii"));
+            wished_timeout(&metadata)
+        };
+        assert_eq!(wished("250m"), Some(Duration::from_millis(250)));
+        assert_eq!(wished("2S"), Some(Duration::from_secs(2)));
+        assert_eq!(
+            wished("99999999H"),
+            Some(Duration::from_secs(359_999_996_400))
+        );
+        for nonsense in ["", "m", "12", "1x", "123456789m", "-1S"] {
+            assert_eq!(wished(nonsense), None, "{nonsense:?}");
+        }
+    }
+}

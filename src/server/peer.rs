@@ -1,0 +1,84 @@
+//! What nodes say to each other over gRPC: `flotilla.v1.Peer`. Raft's messages go to the transport; what is here is
+//! the part before a cluster exists.
+
+use std::sync::Arc;
+
+use flotilla_proto::v1::{self as proto, peer_server};
+use flotilla_shards::{genesis::Genesis, ids::NodeId};
+use tonic::{Request, Response, Status, Streaming};
+
+use super::{Front, bootstrap::AdoptError};
+use crate::transport::Transport;
+
+/// The service.
+pub(super) struct PeerService(pub(super) Arc<Front>);
+
+impl PeerService {
+    fn transport(&self) -> Result<&Transport, Status> {
+        match self.0.services() {
+            Some(services) => Ok(&services.transport),
+            None => {
+                let refused = &self.0.metrics().handshakes_refused;
+                refused
+                    .of(flotilla_metrics::HandshakeRefusal::NotInitialized)
+                    .inc();
+                Err(Status::failed_precondition(
+                    "this node is not part of a cluster yet",
+                ))
+            }
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl peer_server::Peer for PeerService {
+    async fn deliver(
+        &self,
+        request: Request<Streaming<proto::Frame>>,
+    ) -> Result<Response<proto::DeliverResponse>, Status> {
+        let transport = self.transport()?;
+        transport
+            .deliver(request.into_inner())
+            .await
+            .map(Response::new)
+    }
+
+    async fn install_snapshot(
+        &self,
+        request: Request<Streaming<proto::SnapshotChunk>>,
+    ) -> Result<Response<proto::InstallSnapshotResponse>, Status> {
+        let transport = self.transport()?;
+        transport
+            .install_snapshot(request.into_inner())
+            .await
+            .map(Response::new)
+    }
+
+    async fn identify(
+        &self,
+        _: Request<proto::IdentifyRequest>,
+    ) -> Result<Response<proto::IdentifyResponse>, Status> {
+        Ok(Response::new(self.0.bootstrap().identity()))
+    }
+
+    async fn adopt(
+        &self,
+        request: Request<proto::AdoptRequest>,
+    ) -> Result<Response<proto::AdoptResponse>, Status> {
+        let proto::AdoptRequest { genesis, node_id } = request.into_inner();
+        let genesis = genesis.ok_or_else(|| Status::invalid_argument("genesis is not set"))?;
+        let genesis = Genesis::try_from(genesis)
+            .map_err(|error| Status::invalid_argument(format!("genesis: {error}")))?;
+        self.0
+            .adopt(genesis, NodeId(node_id))
+            .await
+            .map_err(|error| match error {
+                AdoptError::Foreign { .. } | AdoptError::OtherNode { .. } => {
+                    Status::failed_precondition(error.to_string())
+                }
+                AdoptError::NotListed { .. } => Status::invalid_argument(error.to_string()),
+                AdoptError::Failed(_) => Status::internal(error.to_string()),
+            })?;
+        Ok(Response::new(proto::AdoptResponse {}))
+    }
+}

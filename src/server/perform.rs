@@ -1,0 +1,242 @@
+//! Requests from their beginning to their end: those of one shard by a [`Call`], those of several as calls to each.
+
+use std::sync::Arc;
+
+use flotilla_proto::v1::{self as proto, error::Code, request, response};
+use flotilla_shards::{
+    descriptor::{Descriptor, KeyRange},
+    ids::ShardId,
+    kv::StateView,
+};
+use futures_util::future::{BoxFuture, FutureExt as _, join_all};
+use tokio::{
+    sync::oneshot,
+    time::{Instant, timeout_at},
+};
+
+use super::{
+    call::{Call, Completion, Event, Step},
+    error, request as requests,
+    services::Services,
+};
+
+/// Completes a call that has a task of its own.
+pub(super) struct Channel(oneshot::Sender<Event>);
+
+impl Completion for Channel {
+    fn complete(self, event: Event) {
+        // Nobody listens any more once the deadline has passed.
+        let _ = self.0.send(event);
+    }
+}
+
+impl Services {
+    /// Answers one request.
+    pub(super) async fn perform(
+        self: &Arc<Self>,
+        kind: request::Kind,
+        deadline: Instant,
+        forwarded: bool,
+    ) -> Result<response::Kind, proto::Error> {
+        match kind {
+            request::Kind::Scan(scan) => self.scan(scan, deadline, forwarded).await,
+            request::Kind::BatchGet(get) => self.batch_get(get, deadline, forwarded).await,
+            kind => self.call(kind, deadline, forwarded).await,
+        }
+    }
+
+    /// Drives a call to one shard.
+    async fn call(
+        self: &Arc<Self>,
+        kind: request::Kind,
+        deadline: Instant,
+        forwarded: bool,
+    ) -> Result<response::Kind, proto::Error> {
+        let mut call = Call::new(kind, Instant::now(), deadline, forwarded);
+        let mut event = Event::Retry;
+        loop {
+            let mut receiver = None;
+            let step = call.resume(self, event, || {
+                let (sender, waiting) = oneshot::channel();
+                receiver = Some(waiting);
+                Channel(sender)
+            });
+            event = match step {
+                Step::Done(result) => return result,
+                Step::Read(descriptor) => return self.read(call.into_kind(), descriptor).await,
+                Step::Hold(hold) => {
+                    hold.over(&self.router).await?;
+                    Event::Retry
+                }
+                Step::Pending => {
+                    let waiting = receiver.expect("a call that is pending has made its completion");
+                    match timeout_at(call.deadline(), waiting).await {
+                        Ok(Ok(event)) => event,
+                        Ok(Err(_)) => Event::Dropped,
+                        Err(_) => return Err(call.expired()),
+                    }
+                }
+            };
+        }
+    }
+
+    /// Reads the local state. Point reads happen on the spot, longer ones on a thread that may block.
+    async fn read(
+        self: &Arc<Self>,
+        kind: request::Kind,
+        descriptor: Arc<Descriptor>,
+    ) -> Result<response::Kind, proto::Error> {
+        if let request::Kind::Get(_) = kind {
+            return self.read_now(&kind, &descriptor);
+        }
+        let this = Arc::clone(self);
+        tokio::task::spawn_blocking(move || this.read_now(&kind, &descriptor))
+            .await
+            .unwrap_or_else(|error| {
+                Err(error::of(
+                    Code::Internal,
+                    format!("the read broke off: {error}"),
+                ))
+            })
+    }
+
+    /// Reads the local state on this thread.
+    pub(super) fn read_now(
+        &self,
+        kind: &request::Kind,
+        descriptor: &Descriptor,
+    ) -> Result<response::Kind, proto::Error> {
+        let mut result = None;
+        self.state.with_view(&mut |view: &dyn StateView| {
+            result = Some(requests::read(kind, descriptor, view, &self.limits));
+        });
+        let result = result
+            .unwrap_or_else(|| Err(error::of(Code::Internal, "the state database gave no view")));
+        match &result {
+            Ok(answer) => self.metrics.read_bytes.inc_by(requests::read_bytes(answer)),
+            Err(error) => self.mend_route(error),
+        }
+        result
+    }
+
+    /// An old route is mended by the error that it led to.
+    pub(super) fn mend_route(&self, error: &proto::Error) {
+        if let Some(descriptor) = error.descriptor.clone()
+            && let Ok(descriptor) = Descriptor::try_from(descriptor)
+        {
+            self.router.update(Arc::new(descriptor));
+        }
+    }
+
+    /// Gets many keys: one call per shard, all at the same time.
+    async fn batch_get(
+        self: &Arc<Self>,
+        get: proto::BatchGetRequest,
+        deadline: Instant,
+        forwarded: bool,
+    ) -> Result<response::Kind, proto::Error> {
+        requests::check_batch_get(&get, &self.limits)?;
+        let consistency = get.consistency;
+        let mut parts: Vec<(ShardId, Vec<usize>, proto::BatchGetRequest)> = Vec::new();
+        for (position, key) in get.keys.iter().enumerate() {
+            let shard = self.router.route(key)?.descriptor.shard;
+            match parts.iter_mut().find(|(known, ..)| *known == shard) {
+                Some((_, positions, part)) => {
+                    positions.push(position);
+                    part.keys.push(key.clone());
+                }
+                None => {
+                    let part = proto::BatchGetRequest {
+                        keys: vec![key.clone()],
+                        consistency,
+                    };
+                    parts.push((shard, vec![position], part));
+                }
+            }
+        }
+        let mut results = vec![proto::GetResponse::default(); get.keys.len()];
+        let mut bytes = 0;
+        let calls = parts.into_iter().map(|(_, positions, part)| async {
+            let keys = part.keys.len();
+            let kind = request::Kind::BatchGet(part);
+            match self.call(kind, deadline, forwarded).await? {
+                response::Kind::BatchGet(got) if got.results.len() == keys => {
+                    Ok((positions, got.results))
+                }
+                _ => Err(error::of(
+                    Code::Internal,
+                    "the answer does not fit the batched get",
+                )),
+            }
+        });
+        for part in join_all(calls).await {
+            let (positions, got) = part?;
+            for (position, result) in positions.into_iter().zip(got) {
+                bytes += result.value.as_ref().map_or(0, bytes::Bytes::len);
+                results[position] = result;
+            }
+        }
+        if bytes > self.limits.batch_get_bytes {
+            return Err(requests::batch_get_too_large(bytes, &self.limits));
+        }
+        Ok(response::Kind::BatchGet(proto::BatchGetResponse {
+            results,
+        }))
+    }
+
+    /// Scans: shard by shard until the page is full. Each shard's part is read at one moment; the page as a whole is
+    /// not.
+    fn scan<'a>(
+        self: &'a Arc<Self>,
+        mut scan: proto::ScanRequest,
+        deadline: Instant,
+        forwarded: bool,
+    ) -> BoxFuture<'a, Result<response::Kind, proto::Error>> {
+        async move {
+            requests::check_scan(&mut scan, &self.limits)?;
+            let mut page = proto::ScanResponse::default();
+            let mut bytes = 0;
+            loop {
+                let shard = requests::route_scan(&scan, &self.router)?.descriptor;
+                let Some(part) = requests::clip(&scan, &shard.range) else {
+                    return Ok(response::Kind::Scan(page));
+                };
+                let kind = request::Kind::Scan(part);
+                let response::Kind::Scan(part) = self.call(kind, deadline, forwarded).await? else {
+                    return Err(error::of(
+                        Code::Internal,
+                        "the answer does not fit the scan",
+                    ));
+                };
+                let rows = u32::try_from(part.rows.len()).unwrap_or(u32::MAX);
+                bytes += requests::rows_bytes(&part.rows);
+                page.rows.extend(part.rows);
+                scan.limit = scan.limit.saturating_sub(rows);
+                page.next = part.next.or_else(|| continuation(&scan, &shard.range));
+                let Some(next) = page.next.clone() else {
+                    return Ok(response::Kind::Scan(page));
+                };
+                // A page may end early at a shard's border: so that it can't grow to twice its size with the next one.
+                if scan.limit == 0 || bytes >= self.limits.scan_bytes / 2 {
+                    return Ok(response::Kind::Scan(page));
+                }
+                if scan.reverse {
+                    scan.end = next;
+                } else {
+                    scan.start = next;
+                }
+            }
+        }
+        .boxed()
+    }
+}
+
+/// Where a scan goes on behind a shard that it has read to its end; none if there is nothing more to read.
+fn continuation(scan: &proto::ScanRequest, shard: &KeyRange) -> Option<bytes::Bytes> {
+    if scan.reverse {
+        (shard.start() > &scan.start).then(|| shard.start().clone())
+    } else {
+        let more = !shard.is_open() && (scan.end.is_empty() || shard.end() < &scan.end);
+        more.then(|| shard.end().clone())
+    }
+}

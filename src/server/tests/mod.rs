@@ -1,0 +1,8 @@
+//! The services over real sockets, with a machine in place of engine and disk.
+
+mod admin;
+mod bootstrap;
+mod fake;
+mod forward;
+mod kv;
+mod stream;

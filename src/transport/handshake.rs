@@ -1,0 +1,242 @@
+//! Which streams of other nodes are let in.
+//!
+//! Every stream begins with a handshake that says from whom it comes and whom it means. A node of another cluster, a
+//! second data folder under a known node's id, and a stream that reached the wrong address are refused with an error
+//! that names both sides; both ends log it once per cause.
+
+use std::{
+    fmt::Write as _,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use flotilla_metrics::{HandshakeRefusal, Metrics};
+use flotilla_proto::v1 as proto;
+use flotilla_shards::ids::NodeId;
+use parking_lot::Mutex;
+
+use super::{
+    LocalNode, PROTOCOL,
+    peers::{Peer, Peers},
+};
+
+/// Why a stream was refused. The text goes back to the other end and says what to do.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum HandshakeError {
+    /// The first message has no handshake.
+    #[error("the stream does not begin with a handshake; is the other end a Flotilla node?")]
+    Missing,
+    /// The handshake came too late.
+    #[error("no handshake came within {} ms", .0.as_millis())]
+    Late(Duration),
+    /// The other end speaks another version.
+    #[error(
+        "node {node} speaks version {theirs} of the peer protocol and this node version {PROTOCOL}: run the same \
+         release on all nodes"
+    )]
+    Protocol {
+        /// Who asks.
+        node: u64,
+        /// Its version.
+        theirs: u32,
+    },
+    /// The other end belongs to another cluster.
+    #[error(
+        "node {node} belongs to cluster {theirs}, but this node to cluster {ours}: check the addresses and the data \
+         folders of both"
+    )]
+    ForeignCluster {
+        /// Who asks.
+        node: u64,
+        /// Its cluster.
+        theirs: String,
+        /// Ours.
+        ours: String,
+    },
+    /// The stream means another node.
+    #[error(
+        "wrong address: node {node} looks for node {wanted}, but this is node {me}: check the addresses that the nodes \
+         advertise"
+    )]
+    WrongNode {
+        /// Who asks.
+        node: u64,
+        /// Whom it means.
+        wanted: u64,
+        /// Who we are.
+        me: NodeId,
+    },
+    /// The other end claims our own id.
+    #[error(
+        "twin node: another process also says that it is node {me}: one of the two runs on a copied data folder and \
+         must be stopped"
+    )]
+    OwnId {
+        /// Our id.
+        me: NodeId,
+    },
+    /// The cluster has no such node.
+    #[error("node {node} is not a node of this cluster")]
+    UnknownNode {
+        /// Who asks.
+        node: u64,
+    },
+    /// Another data folder under a known node's id.
+    #[error(
+        "twin node: node {node} is known with data folder {known}, but comes with {theirs}: it was wiped or copied, and \
+         must not come back under the same id"
+    )]
+    Twin {
+        /// Who asks.
+        node: u64,
+        /// The store that the cluster knows.
+        known: String,
+        /// The store that it has.
+        theirs: String,
+    },
+    /// A lane that this version does not know.
+    #[error("node {node} opened lane {lane}, which this version does not know")]
+    Lane {
+        /// Who asks.
+        node: u64,
+        /// The lane's number.
+        lane: i32,
+    },
+}
+
+impl HandshakeError {
+    /// The label in the metrics.
+    #[must_use]
+    pub fn label(&self) -> HandshakeRefusal {
+        match self {
+            Self::Missing | Self::Late(_) | Self::Lane { .. } => HandshakeRefusal::Malformed,
+            Self::Protocol { .. } => HandshakeRefusal::Protocol,
+            Self::ForeignCluster { .. } => HandshakeRefusal::Cluster,
+            Self::WrongNode { .. } => HandshakeRefusal::WrongNode,
+            Self::OwnId { .. } | Self::Twin { .. } => HandshakeRefusal::TwinNode,
+            Self::UnknownNode { .. } => HandshakeRefusal::UnknownNode,
+        }
+    }
+}
+
+/// Bytes as lower-case hex, at most 16 of them: ids of clusters and stores in messages.
+#[must_use]
+pub fn short_hex(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(32);
+    for byte in bytes.iter().take(16) {
+        // Writing to a string can't fail.
+        let _ = write!(text, "{byte:02x}");
+    }
+    text
+}
+
+/// Decides who comes in.
+pub(super) struct Door {
+    local: LocalNode,
+    peers: Arc<Peers>,
+    metrics: Arc<Metrics>,
+    repeats: Mutex<Repeats>,
+}
+
+impl Door {
+    pub(super) fn new(local: LocalNode, peers: Arc<Peers>, metrics: Arc<Metrics>) -> Self {
+        Self {
+            local,
+            peers,
+            metrics,
+            repeats: Mutex::default(),
+        }
+    }
+
+    pub(super) fn local(&self) -> &LocalNode {
+        &self.local
+    }
+
+    /// Checks a handshake. A refusal is counted, and logged unless it repeats the one before.
+    pub(super) fn admit(
+        &self,
+        handshake: Option<proto::Handshake>,
+    ) -> Result<(Arc<Peer>, proto::Lane), HandshakeError> {
+        self.check(handshake).inspect_err(|error| self.note(error))
+    }
+
+    /// Counts and logs a refusal.
+    pub(super) fn note(&self, error: &HandshakeError) {
+        self.metrics.handshakes_refused.of(error.label()).inc();
+        let text = error.to_string();
+        if self.repeats.lock().is_news(&text) {
+            tracing::warn!(reason = text, "stream of another node refused");
+        }
+    }
+
+    fn check(
+        &self,
+        handshake: Option<proto::Handshake>,
+    ) -> Result<(Arc<Peer>, proto::Lane), HandshakeError> {
+        let handshake = handshake.ok_or(HandshakeError::Missing)?;
+        let node = handshake.from_node;
+        if handshake.protocol != PROTOCOL {
+            return Err(HandshakeError::Protocol {
+                node,
+                theirs: handshake.protocol,
+            });
+        }
+        if handshake.cluster_id != self.local.cluster_id {
+            return Err(HandshakeError::ForeignCluster {
+                node,
+                theirs: short_hex(&handshake.cluster_id),
+                ours: short_hex(&self.local.cluster_id),
+            });
+        }
+        if handshake.to_node != self.local.node_id.0 {
+            return Err(HandshakeError::WrongNode {
+                node,
+                wanted: handshake.to_node,
+                me: self.local.node_id,
+            });
+        }
+        if node == self.local.node_id.0 {
+            return Err(HandshakeError::OwnId {
+                me: self.local.node_id,
+            });
+        }
+        let peers = self.peers.load();
+        let peer = peers
+            .get(NodeId(node))
+            .ok_or(HandshakeError::UnknownNode { node })?;
+        let known = peer.node.borrow().store_id.clone();
+        if known != handshake.from_store {
+            return Err(HandshakeError::Twin {
+                node,
+                known: short_hex(&known),
+                theirs: short_hex(&handshake.from_store),
+            });
+        }
+        let lane = proto::Lane::try_from(handshake.lane).map_err(|_| HandshakeError::Lane {
+            node,
+            lane: handshake.lane,
+        })?;
+        Ok((Arc::clone(peer), lane))
+    }
+}
+
+/// Keeps the log from repeating itself: the same text is news once a minute.
+#[derive(Debug, Default)]
+pub(super) struct Repeats {
+    last: Option<(String, Instant)>,
+}
+
+impl Repeats {
+    const SILENCE: Duration = Duration::from_secs(60);
+
+    pub(super) fn is_news(&mut self, text: &str) -> bool {
+        let repeated = self
+            .last
+            .as_ref()
+            .is_some_and(|(last, at)| last == text && at.elapsed() < Self::SILENCE);
+        if !repeated {
+            self.last = Some((text.to_owned(), Instant::now()));
+        }
+        !repeated
+    }
+}
