@@ -7,6 +7,7 @@ pub mod config;
 pub mod disk;
 pub mod exit;
 pub mod logging;
+pub mod node;
 pub mod router;
 pub mod runtime;
 pub mod server;

@@ -39,6 +39,14 @@ pub(super) enum Failure {
     /// None of the nodes that were asked answered.
     #[error("{0}")]
     NobodyAnswers(String),
+    /// A node did not start, or ended.
+    #[error("{message}")]
+    Ended {
+        /// What the process ends with.
+        code: ExitCode,
+        /// Why.
+        message: String,
+    },
 }
 
 /// The result of a command.
@@ -73,6 +81,7 @@ impl Failure {
             Self::Config(_) | Self::Usage(_) => ExitCode::Usage,
             Self::NotFound(_) => ExitCode::NotFound,
             Self::NobodyAnswers(_) => ExitCode::Unavailable,
+            Self::Ended { code, .. } => *code,
             Self::Condition(_) | Self::Incomplete(_) | Self::File { .. } => ExitCode::Error,
             Self::Client(error) => match error {
                 Error::NotLeader { .. }
@@ -136,6 +145,7 @@ impl Failure {
             | Self::NotFound(_)
             | Self::Incomplete(_)
             | Self::File { .. }
+            | Self::Ended { .. }
             | Self::PipeClosed => return None,
         })
     }

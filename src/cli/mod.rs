@@ -3,6 +3,7 @@
 
 mod admin;
 mod bench;
+mod demo;
 mod escape;
 mod export;
 mod failure;
@@ -13,6 +14,7 @@ mod progress;
 mod records;
 mod resume;
 mod shards;
+mod start;
 
 use std::{process, time::Duration};
 
@@ -26,7 +28,7 @@ use self::{
 };
 use crate::{
     client::{self, Client, Options},
-    config::{self, StartArgs},
+    config::{self, DemoArgs, StartArgs},
     exit::ExitCode,
 };
 
@@ -85,6 +87,10 @@ struct Global {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Run a node
+    Start(StartArgs),
+    /// Run a whole cluster in one process
+    Demo(DemoArgs),
     /// Write a value
     Put(kv::Put),
     /// Read a value
@@ -217,6 +223,8 @@ fn run(cli: Cli) -> Outcome {
         }
         Command::Config(config) => config.run(&mut out),
         Command::Version => version(&context, &mut out),
+        Command::Start(args) => start::run(&args),
+        Command::Demo(args) => demo::run(&args),
         command => runtime()?.block_on(ask(command, &context, &mut out)),
     };
     let flushed = out.flush();
@@ -238,7 +246,11 @@ async fn ask(command: Command, context: &Context, out: &mut Out) -> Outcome {
         Command::Shard(shards::Shard::Ls) => shards::list(context, out).await,
         Command::Shard(shards::Shard::Show(show)) => show.run(context, out).await,
         Command::Bench(bench) => bench.run(context, out).await,
-        Command::Completion { .. } | Command::Config(_) | Command::Version => {
+        Command::Completion { .. }
+        | Command::Config(_)
+        | Command::Version
+        | Command::Start(_)
+        | Command::Demo(_) => {
             unreachable!("commands that ask no node are run before")
         }
     }

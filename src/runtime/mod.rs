@@ -1,10 +1,202 @@
 //! The threads that run the engine: workers that own the shards, and the applier. They feed inputs to the sans-IO core
 //! and carry its outputs to storage, transport and router; they decide nothing about a shard.
 
-mod applier;
+pub mod applier;
+mod inbox;
 mod reply;
-mod request;
+mod worker;
 
-pub use applier::{Applier, ApplierEvent, ApplierLimits, OnApplied};
+use std::{
+    io,
+    sync::Arc,
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use flotilla_metrics::Metrics;
+use flotilla_shards::{
+    engine::{CacheCount, Engine, EngineConfig, InputError, RecoveredReplica, ReplicaStatus},
+    ids::{NodeId, ShardId},
+};
+use parking_lot::Mutex;
+use tokio::sync::{mpsc, oneshot};
+
+pub use inbox::{Inboxes, NodeEngine, ShardRequest};
 pub use reply::{Answer, Budget, Busy, Outcome, Permit, Reply};
-pub use request::ShardRequest;
+pub use worker::Surroundings;
+
+use crate::storage::RocksLogReader;
+
+/// How long to wait between two looks at what is still led while draining.
+const DRAIN_PAUSE: Duration = Duration::from_millis(50);
+
+/// How the runtime is set up.
+#[derive(Clone, Debug)]
+pub struct RuntimeOptions {
+    /// Length of a tick.
+    pub tick: Duration,
+    /// Bytes of requests in flight.
+    pub in_flight_bytes_max: u64,
+    /// Number of requests in flight.
+    pub in_flight_requests_max: u64,
+}
+
+/// The workers before they run: their mailboxes exist, so that whatever feeds them can be built first.
+pub struct Workers {
+    inboxes: Inboxes,
+    mailboxes: Vec<inbox::Mailbox>,
+}
+
+impl Workers {
+    /// Mailboxes for so many workers, at least one.
+    #[must_use]
+    pub fn new(workers: usize) -> Self {
+        let (inboxes, mailboxes) = Inboxes::new(workers);
+        Self { inboxes, mailboxes }
+    }
+
+    /// Where inputs go.
+    #[must_use]
+    pub fn inboxes(&self) -> Inboxes {
+        self.inboxes.clone()
+    }
+}
+
+/// Why the runtime could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A replica could not be opened from what was found on disk.
+    #[error("a replica could not be opened: {0}")]
+    Open(#[from] InputError),
+    /// The system gave no thread.
+    #[error("a worker thread could not be started: {0}")]
+    Thread(#[from] io::Error),
+}
+
+/// The running workers.
+#[derive(Debug)]
+pub struct Runtime {
+    inboxes: Inboxes,
+    budget: Arc<Budget>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl Runtime {
+    /// Opens all replicas and starts the workers.
+    ///
+    /// # Errors
+    /// See [`StartError`].
+    pub fn start<S: Surroundings + Clone + 'static>(
+        workers: Workers,
+        options: &RuntimeOptions,
+        config: &EngineConfig,
+        log: &RocksLogReader,
+        replicas: Vec<RecoveredReplica>,
+        surroundings: &S,
+        metrics: &Arc<Metrics>,
+    ) -> Result<Self, StartError> {
+        let Workers { inboxes, mailboxes } = workers;
+        let cache = Arc::<CacheCount>::default();
+        let mut engines: Vec<NodeEngine> = mailboxes
+            .iter()
+            .map(|_| Engine::new(config.clone(), log.clone(), Arc::clone(&cache), 0))
+            .collect();
+        for replica in replicas {
+            engines[inboxes.worker_of(replica.descriptor.shard)].open(replica)?;
+        }
+        let mut threads = Vec::new();
+        for (number, (engine, mailbox)) in engines.into_iter().zip(mailboxes).enumerate() {
+            let worker = worker::Worker {
+                engine,
+                mailbox,
+                surroundings: surroundings.clone(),
+                metrics: Arc::clone(metrics),
+                tick: options.tick,
+                states: std::collections::BTreeMap::new(),
+            };
+            let thread = thread::Builder::new()
+                .name(format!("shards-{number}"))
+                .spawn(move || worker.run())?;
+            threads.push(thread);
+        }
+        Ok(Self {
+            inboxes,
+            budget: Budget::new(
+                options.in_flight_bytes_max,
+                options.in_flight_requests_max,
+                Arc::clone(metrics),
+            ),
+            threads: Mutex::new(threads),
+        })
+    }
+
+    /// Asks something of a shard. Never blocks.
+    ///
+    /// # Errors
+    /// If too much is in flight; the reply is dropped unused.
+    pub fn submit(
+        &self,
+        shard: ShardId,
+        request: ShardRequest,
+        mut reply: Reply,
+    ) -> Result<(), Busy> {
+        let bytes = match &request {
+            ShardRequest::Write { bytes, .. } => *bytes as u64,
+            ShardRequest::Read => 0,
+        };
+        // The fixed part stands for the bookkeeping of a request, so that many small ones count as well.
+        reply.hold(self.budget.take(bytes + 256)?);
+        self.inboxes.request(shard, request, reply);
+        Ok(())
+    }
+
+    /// Where the local replica of a shard stands; none if there is no replica here.
+    pub async fn status(&self, shard: ShardId) -> Option<ReplicaStatus> {
+        let (sender, receiver) = oneshot::channel();
+        self.inboxes.ask(shard, move |engine| {
+            // The asker may have gone away.
+            let _ = sender.send(engine.status(shard));
+        });
+        receiver.await.ok().flatten()
+    }
+
+    /// Hands a shard's leadership to another node. Returns whether this node leads the shard and has begun.
+    pub async fn transfer_leader(&self, shard: ShardId, node: NodeId) -> bool {
+        let (sender, receiver) = oneshot::channel();
+        self.inboxes.ask(shard, move |engine| {
+            // The asker may have gone away.
+            let _ = sender.send(engine.transfer_leader(shard, node));
+        });
+        receiver.await.unwrap_or(false)
+    }
+
+    /// Hands over all leaderships, and returns when none is left or the time is over; the answer is the number left.
+    pub async fn drain(&self, bound: Duration) -> usize {
+        let until = tokio::time::Instant::now() + bound;
+        loop {
+            let (sender, mut receiver) = mpsc::channel(self.inboxes.workers());
+            self.inboxes.ask_all(move |engine| {
+                // There is a place for each worker; the asker may have gone away.
+                let _ = sender.try_send(engine.drain());
+            });
+            let mut left = 0;
+            while let Some(leading) = receiver.recv().await {
+                left += leading;
+            }
+            if left == 0 || tokio::time::Instant::now() >= until {
+                return left;
+            }
+            tokio::time::sleep(DRAIN_PAUSE).await;
+        }
+    }
+
+    /// Stops the workers. Requests that are still waiting are dropped.
+    pub fn stop(&self) {
+        self.inboxes.stop();
+        for thread in std::mem::take(&mut *self.threads.lock()) {
+            if thread.join().is_err() {
+                tracing::error!("a worker thread has panicked");
+            }
+        }
+    }
+}

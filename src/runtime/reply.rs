@@ -175,7 +175,9 @@ mod tests {
         let budget = Budget::new(10, 1, metrics);
         let inner = Arc::clone(&budget);
         let mut reply = Reply::new(move |_| {
-            inner.take(10).expect("the share is back when the caller hears");
+            inner
+                .take(10)
+                .expect("the share is back when the caller hears");
         });
         reply.hold(budget.take(10).expect("empty"));
         reply.send(Err(Refused::Busy));

@@ -299,7 +299,8 @@ impl<C, L: LogReader + Clone> Engine<C, L> {
             .is_ok_and(|place| self.replicas[place as usize].transfer_leader(node))
     }
 
-    /// Hands over all leaderships, each to the follower that is furthest. Returns how many this node still leads.
+    /// Hands over all leaderships that someone else can take, each to the follower that is furthest. Returns how many of
+    /// these this node still has.
     pub fn drain(&mut self) -> usize {
         let mut leading = 0;
         for place in 0..self.replicas.len() {
@@ -307,9 +308,9 @@ impl<C, L: LogReader + Clone> Engine<C, L> {
             if !replica.is_leader() {
                 continue;
             }
-            leading += 1;
             replica.catch_up(self.wheel.now());
             if let Some(node) = replica.successor() {
+                leading += 1;
                 replica.transfer_leader(node);
             }
             self.mark(u32::try_from(place).unwrap_or(u32::MAX));

@@ -138,10 +138,11 @@ impl<C, L: LogReader + Clone> Replica<C, L> {
             asked: VecDeque::new(),
             confirmed: VecDeque::new(),
         };
-        // A group that never voted has just been born. Its first replica asks for the office at once, so that a new
-        // cluster serves without waiting for a timeout, and its leaders are spread as the replicas are.
+        // A group without votes and entries has just been born. Its first replica asks for the office at once, so that a
+        // new cluster serves without waiting for a timeout, and its leaders are spread as the replicas are.
+        let newborn = found.hard_state.vote.is_none() && found.last == found.compacted;
         let first = replica.descriptor.replicas.first();
-        if found.hard_state.is_empty() && first.is_some_and(|first| first.id == id) {
+        if newborn && first.is_some_and(|first| first.id == id) {
             // Refused if the replica may not campaign; the election timeout does the rest then.
             let _ = replica.node.campaign();
         }

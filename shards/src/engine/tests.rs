@@ -141,8 +141,7 @@ impl Fleet {
                 let mut engine = Engine::new(config, disk.clone(), Arc::default(), 0);
                 for shard in 0..shards {
                     let descriptor = descriptor(ShardId(SHARD.0 + shard), nodes, shard % nodes + 1);
-                    let mut found = recovered(&disk, descriptor, GENESIS);
-                    found.hard_state = HardState::default();
+                    let found = recovered(&disk, descriptor, GENESIS);
                     engine.open(found).expect("a new replica opens");
                 }
                 Node {

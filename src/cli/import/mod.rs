@@ -130,7 +130,7 @@ impl std::fmt::Display for Summary {
 
 impl Summary {
     /// Success only if every record was written.
-    fn verdict(&self) -> Outcome {
+    pub(super) fn verdict(&self) -> Outcome {
         let rejected = match &self.rejected_file {
             Some(path) if self.rejected > 0 => {
                 format!(

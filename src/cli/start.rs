@@ -1,0 +1,77 @@
+//! `start`: one node as a process of its own.
+
+use super::{
+    failure::{Failure, Outcome},
+    runtime,
+};
+use crate::{
+    config::{Config, StartArgs},
+    exit::ExitCode,
+    logging::LogControl,
+    node::{Node, NodeError},
+    shutdown::{Lifecycle, Phase, Signals},
+};
+
+/// Runs a node until a signal or a fault ends it.
+pub(super) fn run(args: &StartArgs) -> Outcome {
+    let config = Config::load(args, std::env::vars())?;
+    let log = LogControl::install(&config.log.level, config.log.format)
+        .map_err(|error| Failure::Incomplete(error.to_string()))?;
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        config = config.summary(),
+        "starting"
+    );
+    runtime()?.block_on(serve(config, log))
+}
+
+async fn serve(config: Config, log: LogControl) -> Outcome {
+    let signals = Signals::install().map_err(Failure::file("signal handlers"))?;
+    let node = Node::start(config, log).await.map_err(failed)?;
+    tracing::info!(
+        address = node.address(),
+        status = node.status_address(),
+        "listening"
+    );
+    if !node.is_initialized() {
+        tracing::info!(
+            "not part of a cluster yet: when all nodes are up, run `flotilla init` once"
+        );
+    }
+    let lifecycle = Lifecycle::default();
+    tokio::spawn(signals.drive(lifecycle.clone()));
+    until_ended(vec![node], &lifecycle).await
+}
+
+/// Waits for a signal, or for the first node that fails; then ends all nodes in order.
+pub(super) async fn until_ended(nodes: Vec<Node>, lifecycle: &Lifecycle) -> Outcome {
+    let failure = {
+        let failures = nodes.iter().map(|node| Box::pin(node.failed()));
+        tokio::select! {
+            () = lifecycle.reached(Phase::Draining) => None,
+            (error, _, _) = futures_util::future::select_all(failures) => Some(error),
+        }
+    };
+    if let Some(error) = failure {
+        // Nothing is handed over or flushed: after a fault of the disk whatever it says is not to be trusted.
+        return Err(failed(error));
+    }
+    let hand_over = nodes.len() == 1;
+    let stop =
+        futures_util::future::join_all(nodes.into_iter().map(|node| node.shutdown(hand_over)));
+    tokio::select! {
+        _ = stop => Ok(()),
+        () = lifecycle.reached(Phase::Now) => Err(Failure::Ended {
+            code: ExitCode::Forced,
+            message: "ended at once; requests may have been cut off, nothing acknowledged is lost".to_owned(),
+        }),
+    }
+}
+
+/// How a node's end is told.
+pub(super) fn failed(error: NodeError) -> Failure {
+    Failure::Ended {
+        code: error.exit_code(),
+        message: error.to_string(),
+    }
+}

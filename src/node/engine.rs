@@ -1,0 +1,325 @@
+//! Starting and stopping what runs behind the services: storage threads, transport, workers, router.
+
+use std::{
+    collections::hash_map::RandomState,
+    hash::{BuildHasher as _, Hasher as _},
+    sync::{Arc, atomic::AtomicUsize},
+    thread::available_parallelism,
+    time::Duration,
+};
+
+use flotilla_metrics::{BusyReason, Metrics};
+use flotilla_proto::v1 as proto;
+use flotilla_shards::{
+    engine::{EngineConfig, RecoveredReplica, ReplicaStatus},
+    genesis::Genesis,
+    ids::{NodeId, ShardId},
+    kv::StateView,
+    limits::Limits,
+    raft::Role,
+};
+use futures_util::future::BoxFuture;
+
+use super::{
+    NodeError,
+    fatal::Fatal,
+    links::{self, Inwards, Outwards},
+};
+use crate::{
+    config::Config,
+    disk::DiskWatch,
+    router::Router,
+    runtime::{
+        Busy, Reply, Runtime, RuntimeOptions, ShardRequest, Workers,
+        applier::{Applier, ApplierLimits},
+    },
+    server::{RuntimeHandle, ServiceOptions, Services, StateReader, forward::NodeStreams},
+    shutdown::Gate,
+    storage::{RocksLogReader, RocksState, StorageWriter, Stores},
+    transport::{LocalNode, Transport, TransportOptions},
+};
+
+/// Ticks per heartbeat interval: the grain of all of Raft's times.
+const TICKS_PER_HEARTBEAT: u32 = 2;
+/// Threads that own shards; more only help when one is busy all the time.
+const WORKERS_MAX: usize = 8;
+/// When a client should ask again after the disk was found full.
+const DISK_RETRY_MS: u32 = 5_000;
+
+/// Everything that runs once the node is part of a cluster.
+pub(super) struct Running {
+    pub(super) runtime: Arc<Runtime>,
+    pub(super) router: Arc<Router>,
+    pub(super) transport: Transport,
+    pub(super) services: Arc<Services>,
+    writer: Arc<StorageWriter>,
+    applier: Arc<Applier>,
+}
+
+impl Running {
+    /// Recovers the replicas and starts all threads. Blocks while it reads the disk; must be called within a tokio
+    /// runtime.
+    pub(super) fn start(
+        config: &Config,
+        stores: &Stores,
+        disk: &Arc<DiskWatch>,
+        fatal: &Fatal,
+        gate: &Gate,
+        metrics: &Arc<Metrics>,
+    ) -> Result<Self, NodeError> {
+        let identity = stores.identity();
+        let genesis = identity.genesis.unwrap_or_default();
+        let genesis =
+            Genesis::try_from(genesis).map_err(|error| NodeError::Genesis(error.to_string()))?;
+        let node = NodeId(identity.node_id);
+        let replicas = stores.recover().map_err(NodeError::Open)?;
+        let nodes: Vec<proto::Node> = genesis.nodes().iter().map(proto::Node::from).collect();
+        let router = Arc::new(router(node, &genesis, &replicas, &nodes));
+
+        let workers = Workers::new(worker_count(config));
+        let inboxes = workers.inboxes();
+        let local = LocalNode {
+            cluster_id: genesis.cluster().to_vec().into(),
+            node_id: node,
+            store_id: identity.store_id,
+        };
+        let inwards = Inwards {
+            inboxes: inboxes.clone(),
+            state: Arc::clone(&stores.state),
+        };
+        let transport = Transport::start(
+            local,
+            nodes,
+            transport_options(config),
+            Arc::new(inwards),
+            Arc::clone(metrics),
+        );
+        let on_fatal = {
+            let fatal = fatal.clone();
+            Arc::new(move |error| fatal.storage(error))
+        };
+        let applier = {
+            let inboxes = inboxes.clone();
+            Applier::start(
+                Arc::clone(&stores.state),
+                ApplierLimits {
+                    replay_bytes: config.storage.replay_limit.bytes(),
+                    flush_age: config.storage.flush_age,
+                    ..ApplierLimits::default()
+                },
+                Box::new(move |event| links::applied(&inboxes, event)),
+                Arc::clone(&on_fatal) as _,
+                Arc::clone(metrics),
+            )
+        };
+        let applier = Arc::new(applier.map_err(NodeError::Storage)?);
+        let writer = {
+            let (transport, inboxes) = (transport.clone(), inboxes.clone());
+            StorageWriter::start(
+                Arc::clone(&stores.log) as _,
+                applier.installer(),
+                Box::new(move |releases| links::release(&transport, &inboxes, releases)),
+                on_fatal,
+                Arc::clone(metrics),
+            )
+        };
+        let writer = Arc::new(writer.map_err(NodeError::Storage)?);
+        let outwards = Outwards {
+            transport: transport.clone(),
+            writer: Arc::clone(&writer),
+            applier: Arc::clone(&applier),
+            router: Arc::clone(&router),
+            state: Arc::clone(&stores.state),
+            inboxes,
+            fatal: fatal.clone(),
+        };
+        let tick = config.raft.heartbeat_interval / TICKS_PER_HEARTBEAT;
+        let options = RuntimeOptions {
+            tick,
+            in_flight_bytes_max: config.limits.in_flight_bytes.bytes(),
+            in_flight_requests_max: config.limits.in_flight_requests as u64,
+        };
+        let runtime = Runtime::start(
+            workers,
+            &options,
+            &engine_config(config, node, tick),
+            &RocksLogReader(Arc::clone(&stores.log)),
+            replicas,
+            &outwards,
+            metrics,
+        );
+        let runtime = Arc::new(runtime.map_err(NodeError::Start)?);
+        let services = Arc::new(Services {
+            router: Arc::clone(&router),
+            runtime: Arc::new(Handle {
+                runtime: Arc::clone(&runtime),
+                state: Arc::clone(&stores.state),
+                disk: Arc::clone(disk),
+                metrics: Arc::clone(metrics),
+            }),
+            state: Arc::new(Reader(Arc::clone(&stores.state))),
+            forward: Arc::new(NodeStreams::default()),
+            transport: transport.clone(),
+            limits: limits(config),
+            options: ServiceOptions {
+                default_timeout: config.limits.request_timeout,
+                max_timeout: config.limits.request_timeout_max,
+                max_requests: config.limits.in_flight_requests,
+                ..ServiceOptions::default()
+            },
+            metrics: Arc::clone(metrics),
+            requests: AtomicUsize::new(0),
+            gate: gate.clone(),
+        });
+        Ok(Self {
+            runtime,
+            router,
+            transport,
+            services,
+            writer,
+            applier,
+        })
+    }
+
+    /// Stops all threads in the order in which work flows: what was taken in is written and applied, and the state is
+    /// flushed. Blocks.
+    pub(super) fn stop(&self) {
+        self.runtime.stop();
+        self.writer.stop();
+        self.applier.stop();
+        self.transport.stop();
+    }
+}
+
+fn router(
+    node: NodeId,
+    genesis: &Genesis,
+    replicas: &[RecoveredReplica],
+    nodes: &[proto::Node],
+) -> Router {
+    let descriptors = genesis.shards().iter().cloned().map(Arc::new);
+    let router = Router::new(node, descriptors, nodes.iter().cloned());
+    for replica in replicas {
+        router.update(Arc::new(replica.descriptor.clone()));
+    }
+    router
+}
+
+fn worker_count(config: &Config) -> usize {
+    match config.node.workers {
+        0 => available_parallelism().map_or(1, |cores| (cores.get() / 2).clamp(1, WORKERS_MAX)),
+        workers => workers,
+    }
+}
+
+/// The bounds of requests that the configuration sets.
+pub(super) fn limits(config: &Config) -> Limits {
+    let limits = &config.limits;
+    Limits {
+        key_bytes: limits.key_bytes.bytes() as usize,
+        value_bytes: limits.value_bytes.bytes() as usize,
+        batch_ops: limits.batch_ops,
+        batch_bytes: limits.batch_bytes.bytes() as usize,
+        batch_get_bytes: limits.batch_get_bytes.bytes() as usize,
+        scan_rows: limits.scan_rows,
+        scan_bytes: limits.scan_bytes.bytes() as usize,
+        entry_bytes: limits.entry_bytes.bytes() as usize,
+    }
+}
+
+fn engine_config(config: &Config, node: NodeId, tick: Duration) -> EngineConfig {
+    let raft = &config.raft;
+    let ticks = |time: Duration| {
+        u32::try_from(time.as_nanos().div_ceil(tick.as_nanos().max(1))).unwrap_or(u32::MAX)
+    };
+    let defaults = EngineConfig::new(node, RandomState::new().build_hasher().finish());
+    EngineConfig {
+        election_ticks: ticks(raft.election_timeout),
+        heartbeat_ticks: TICKS_PER_HEARTBEAT,
+        read_ticks: 2 * ticks(raft.election_timeout),
+        append_bytes_max: raft.append_bytes.bytes(),
+        uncommitted_bytes_max: raft.uncommitted_bytes.bytes(),
+        queued_bytes_max: raft.uncommitted_bytes.bytes() as usize,
+        inflight_messages_max: raft.inflight_appends,
+        inflight_bytes_max: raft.inflight_bytes.bytes(),
+        cache_bytes_per_shard: raft.cache_bytes.bytes(),
+        reserve_entries: raft.reserve_entries,
+        log_bytes_per_shard: raft.log_bytes.bytes(),
+        ..defaults
+    }
+}
+
+fn transport_options(config: &Config) -> TransportOptions {
+    let transport = &config.transport;
+    TransportOptions {
+        queue_bytes: transport.queue_bytes.bytes() as usize,
+        connect_timeout: transport.connect_timeout,
+        backoff_last: transport.reconnect_max,
+        snapshot_bytes_per_second: transport.snapshot_rate.bytes(),
+        snapshot_sends: transport.snapshots,
+        snapshot_receives: transport.snapshots,
+        ..TransportOptions::default()
+    }
+}
+
+/// The engine, as the services see it.
+struct Handle {
+    runtime: Arc<Runtime>,
+    state: Arc<RocksState>,
+    disk: Arc<DiskWatch>,
+    metrics: Arc<Metrics>,
+}
+
+impl RuntimeHandle for Handle {
+    fn submit(&self, shard: ShardId, request: ShardRequest, reply: Reply) -> Result<(), Busy> {
+        if matches!(request, ShardRequest::Write { .. }) && self.disk.check().is_err() {
+            self.metrics.busy.of(BusyReason::DiskFull).inc();
+            return Err(Busy {
+                retry_after_ms: DISK_RETRY_MS,
+            });
+        }
+        self.runtime.submit(shard, request, reply)
+    }
+
+    fn replica_info(&self, shard: ShardId) -> BoxFuture<'_, Option<proto::ReplicaInfo>> {
+        Box::pin(async move {
+            let status = self.runtime.status(shard).await?;
+            let state = self.state.shard_state(shard).ok().flatten();
+            Some(replica_info(
+                &status,
+                state.map_or(0, |state| state.revision),
+            ))
+        })
+    }
+
+    fn transfer_leader(&self, shard: ShardId, node: NodeId) -> BoxFuture<'_, bool> {
+        Box::pin(self.runtime.transfer_leader(shard, node))
+    }
+}
+
+fn replica_info(status: &ReplicaStatus, revision: u64) -> proto::ReplicaInfo {
+    let role = match status.role {
+        Role::Follower => "follower",
+        Role::Candidate => "candidate",
+        Role::Leader => "leader",
+        Role::PreCandidate => "pre-candidate",
+    };
+    proto::ReplicaInfo {
+        role: role.to_owned(),
+        term: status.term.0,
+        commit: status.commit.0,
+        applied: status.applied.0,
+        last_index: status.last.0,
+        compacted: status.compacted.0,
+        revision,
+    }
+}
+
+/// The state database, as the services see it.
+struct Reader(Arc<RocksState>);
+
+impl StateReader for Reader {
+    fn with_view(&self, read: &mut dyn FnMut(&dyn StateView)) {
+        read(&self.0.view());
+    }
+}

@@ -1,0 +1,407 @@
+//! One node: from an opened data folder to a running member of a cluster, and back.
+//!
+//! A node that is started for the first time knows nobody. It serves its identity, waits for `init` to hand it a genesis,
+//! and only then starts its engine. A node that has a genesis starts its engine at once. What runs behind the services is
+//! put together in `engine`, and connected in `links`.
+
+mod engine;
+mod fatal;
+mod links;
+mod report;
+
+use std::{
+    io,
+    sync::{Arc, OnceLock, Weak},
+    time::{Duration, Instant},
+};
+
+use flotilla_metrics::Metrics;
+use flotilla_proto::v1 as proto;
+use flotilla_shards::{genesis::Genesis, ids::NodeId};
+use futures_util::future::BoxFuture;
+use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
+
+pub use self::fatal::FatalError;
+use self::{engine::Running, fatal::Fatal};
+use crate::{
+    config::{Address, Config},
+    disk::DiskWatch,
+    exit::ExitCode,
+    logging::LogControl,
+    runtime,
+    server::{self, Front, ServerOptions, bootstrap::ClusterBootstrap},
+    shutdown::Gate,
+    status,
+    storage::{self, Fault, OpenError, StorageError, StorageOptions, Stores},
+    transport::PROTOCOL,
+};
+
+/// How often readiness and free disk space are looked at.
+const WATCH_INTERVAL: Duration = Duration::from_millis(200);
+const DISK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Why a node did not start, or ended.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    /// The data folder was not opened.
+    #[error(transparent)]
+    Open(OpenError),
+    /// The disk failed while starting.
+    #[error("storage: {0}")]
+    Storage(StorageError),
+    /// An address can't be listened at.
+    #[error(
+        "cannot listen at {address} ({key}): {error}; choose another address, or stop who has it"
+    )]
+    Listen {
+        /// The address.
+        address: String,
+        /// The configuration key that it came from.
+        key: &'static str,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// The stored genesis makes no sense.
+    #[error("the data folder's record of its cluster is damaged: {0}")]
+    Genesis(String),
+    /// The engine did not start.
+    #[error(transparent)]
+    Start(runtime::StartError),
+    /// The data folder's free space can't be asked for.
+    #[error("cannot ask for the free space of the data folder: {0}")]
+    Disk(io::Error),
+    /// Something that a running node can't go on after.
+    #[error(transparent)]
+    Fatal(FatalError),
+    /// The metrics were declared twice, or such.
+    #[error("metrics: {0}")]
+    Metrics(flotilla_metrics::Error),
+}
+
+impl NodeError {
+    /// What the process ends with.
+    #[must_use]
+    pub fn exit_code(&self) -> ExitCode {
+        let of_fault = |fault| match fault {
+            Fault::DiskFull => ExitCode::DiskFull,
+            Fault::Io => ExitCode::SyncFailed,
+            Fault::Corruption => ExitCode::Corruption,
+        };
+        match self {
+            Self::Open(OpenError::Locked { .. }) => ExitCode::DataLocked,
+            Self::Open(OpenError::Format { .. } | OpenError::Foreign { .. }) => {
+                ExitCode::ForeignData
+            }
+            Self::Open(OpenError::Storage { source }) | Self::Storage(source) => {
+                of_fault(source.fault)
+            }
+            Self::Listen { .. } => ExitCode::Address,
+            Self::Genesis(_) | Self::Start(runtime::StartError::Open(_)) => ExitCode::Corruption,
+            Self::Start(runtime::StartError::Thread(_)) | Self::Metrics(_) => ExitCode::Error,
+            Self::Disk(error) => ExitCode::of_io(error),
+            Self::Fatal(FatalError::Storage(error)) => of_fault(error.fault),
+            Self::Fatal(FatalError::Shard { .. }) => ExitCode::Corruption,
+        }
+    }
+}
+
+/// What the parts of a node share.
+struct Shared {
+    config: Arc<Config>,
+    stores: Stores,
+    disk: Arc<DiskWatch>,
+    metrics: Arc<Metrics>,
+    fatal: Fatal,
+    /// Requests in progress; closed when the node drains.
+    gate: Gate,
+    /// Set right after both exist; the services ask it through [`ClusterBootstrap`].
+    front: OnceLock<Weak<Front>>,
+    running: OnceLock<Running>,
+    draining: watch::Sender<bool>,
+    address: String,
+    status_address: String,
+    started: Instant,
+}
+
+/// A started node.
+pub struct Node {
+    shared: Arc<Shared>,
+    front: Arc<Front>,
+    stop: watch::Sender<bool>,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+impl Node {
+    /// Opens the data folder, listens, and starts the engine if the node is part of a cluster.
+    ///
+    /// # Errors
+    /// See [`NodeError`].
+    pub async fn start(config: Config, log: LogControl) -> Result<Self, NodeError> {
+        let metrics = Arc::new(Metrics::new().map_err(NodeError::Metrics)?);
+        let stores = {
+            let (data, options) = (config.node.data.clone(), storage_options(&config));
+            blocking(move || storage::open(&data, &options)).await
+        };
+        let stores = stores.map_err(NodeError::Open)?;
+        let reserve = config.storage.disk_reserve;
+        let disk = DiskWatch::new(&config.node.data, reserve).map_err(NodeError::Disk)?;
+        let listener = listen(&config.node.listen, "node.listen").await?;
+        let status_listener = listen(&config.node.status_listen, "node.status_listen").await?;
+        let address = match &config.node.advertise {
+            Some(address) => address.to_string(),
+            None => bound(&config.node.listen, &listener),
+        };
+        let shared = Arc::new(Shared {
+            address,
+            status_address: bound(&config.node.status_listen, &status_listener),
+            config: Arc::new(config),
+            stores,
+            disk: Arc::new(disk),
+            metrics: Arc::clone(&metrics),
+            fatal: Fatal::new(),
+            gate: Gate::default(),
+            front: OnceLock::new(),
+            running: OnceLock::new(),
+            draining: watch::Sender::new(false),
+            started: Instant::now(),
+        });
+        let front = Front::new(Arc::new(Bootstrap(Arc::clone(&shared))), metrics);
+        // The only call: `shared` was made above.
+        let _ = shared.front.set(Arc::downgrade(&front));
+        if shared.stores.identity().genesis.is_some() {
+            shared.clone().run(&front).await?;
+        }
+        let mut node = Self {
+            shared,
+            front,
+            stop: watch::Sender::new(false),
+            tasks: Vec::new(),
+        };
+        node.serve(listener, status_listener, log);
+        Ok(node)
+    }
+
+    fn serve(&mut self, listener: TcpListener, status_listener: TcpListener, log: LogControl) {
+        let stopped = |stop: &watch::Sender<bool>| {
+            let mut stop = stop.subscribe();
+            async move {
+                // An error means that the node itself is gone, which is a stop as well.
+                let _ = stop.wait_for(|stop| *stop).await;
+            }
+        };
+        let shared = &self.shared;
+        let grpc = server::serve(
+            Arc::clone(&self.front),
+            listener,
+            ServerOptions::default(),
+            stopped(&self.stop),
+        );
+        let http = status::serve(
+            status_listener,
+            Arc::new(report::Source {
+                shared: Arc::clone(shared),
+                front: Arc::clone(&self.front),
+            }),
+            Arc::clone(&shared.config),
+            log,
+            stopped(&self.stop),
+        );
+        self.tasks.push(tokio::spawn(async move {
+            if let Err(error) = grpc.await {
+                tracing::error!(%error, "the server for clients and nodes has failed");
+            }
+        }));
+        self.tasks.push(tokio::spawn(async move {
+            if let Err(error) = http.await {
+                tracing::error!(%error, "the status server has failed");
+            }
+        }));
+        let watch = Arc::clone(&shared.disk).watch(DISK_INTERVAL, Arc::clone(&shared.metrics));
+        let (watching, front) = (Arc::clone(shared), Arc::clone(&self.front));
+        let stop = stopped(&self.stop);
+        self.tasks.push(tokio::spawn(async move {
+            tokio::select! {
+                () = watch => {}
+                () = watching.keep_ready(&front) => {}
+                () = stop => {}
+            }
+        }));
+    }
+
+    /// Where clients and nodes reach it.
+    #[must_use]
+    pub fn address(&self) -> &str {
+        &self.shared.address
+    }
+
+    /// Where its status is served.
+    #[must_use]
+    pub fn status_address(&self) -> &str {
+        &self.shared.status_address
+    }
+
+    /// Whether it is part of a cluster.
+    #[must_use]
+    pub fn is_initialized(&self) -> bool {
+        self.front.services().is_some()
+    }
+
+    /// Resolves when something has happened that the node can't go on after.
+    pub async fn failed(&self) -> NodeError {
+        NodeError::Fatal(self.shared.fatal.wait().await)
+    }
+
+    /// Hands leaderships over if `hand_over` says so (there is no sense in it if the whole cluster stops), lets requests
+    /// in flight end, writes and flushes everything, and ends.
+    pub async fn shutdown(self, hand_over: bool) {
+        let shared = &self.shared;
+        shared.draining.send_replace(true);
+        self.front.set_ready(Err("draining".to_owned())).await;
+        if hand_over && let Some(running) = shared.running.get() {
+            let left = running
+                .runtime
+                .drain(shared.config.node.drain_timeout)
+                .await;
+            if left > 0 {
+                tracing::warn!(
+                    left,
+                    "shards are still led by this node; the others will elect new leaders"
+                );
+            }
+        }
+        if let Err(held) = shared.gate.drain(shared.config.node.drain_timeout).await {
+            tracing::warn!(%held, "requests are still running and will be cut off");
+        }
+        self.stop.send_replace(true);
+        for task in self.tasks {
+            if let Err(error) = task.await {
+                tracing::error!(%error, "a task of the node has panicked");
+            }
+        }
+        let shared = Arc::clone(&self.shared);
+        blocking(move || {
+            if let Some(running) = shared.running.get() {
+                running.stop();
+            }
+            if let Err(error) = shared.stores.state.flush() {
+                tracing::error!(%error, "the state was not flushed; the log will be replayed at the next start");
+            }
+        })
+        .await;
+        tracing::info!("stopped");
+    }
+}
+
+impl Shared {
+    /// Starts the engine and opens the services.
+    async fn run(self: Arc<Self>, front: &Front) -> Result<(), NodeError> {
+        let shared = Arc::clone(&self);
+        blocking(move || {
+            let running = Running::start(
+                &shared.config,
+                &shared.stores,
+                &shared.disk,
+                &shared.fatal,
+                &shared.gate,
+                &shared.metrics,
+            )?;
+            // A second start is excluded by the front, which adopts once.
+            let _ = shared.running.set(running);
+            Ok(())
+        })
+        .await?;
+        if let Some(running) = self.running.get() {
+            front.open(Arc::clone(&running.services));
+        }
+        Ok(())
+    }
+
+    /// Keeps what the probes are told true, for as long as the task lives.
+    async fn keep_ready(&self, front: &Front) {
+        let mut last = None;
+        loop {
+            let now = self.first_problem().map_or(Ok(()), Err);
+            if last.as_ref() != Some(&now) {
+                match &now {
+                    Ok(()) => tracing::info!("ready"),
+                    Err(reason) => tracing::info!(reason, "not ready"),
+                }
+                front.set_ready(now.clone()).await;
+                last = Some(now);
+            }
+            tokio::time::sleep(WATCH_INTERVAL).await;
+        }
+    }
+}
+
+/// How the services see the data folder.
+struct Bootstrap(Arc<Shared>);
+
+impl ClusterBootstrap for Bootstrap {
+    fn identity(&self) -> proto::IdentifyResponse {
+        let identity = self.0.stores.identity();
+        proto::IdentifyResponse {
+            store_id: identity.store_id,
+            address: self.0.address.clone(),
+            status_address: self.0.status_address.clone(),
+            genesis: identity.genesis,
+            node_id: identity.node_id,
+            protocol: PROTOCOL,
+        }
+    }
+
+    fn join(&self) -> Vec<String> {
+        let join = self.0.config.node.join.iter();
+        join.map(Address::to_string).collect()
+    }
+
+    fn adopt(&self, genesis: Genesis, node: NodeId) -> BoxFuture<'_, Result<(), String>> {
+        Box::pin(async move {
+            let shared = Arc::clone(&self.0);
+            let adopt = move || shared.stores.adopt(&genesis, node);
+            blocking(adopt).await.map_err(|error| error.to_string())?;
+            // The front owns this object, so it is still there.
+            let front = self.0.front.get().and_then(Weak::upgrade);
+            let front = front.ok_or("the node is going down")?;
+            let run = Arc::clone(&self.0).run(&front).await;
+            run.map_err(|error| error.to_string())
+        })
+    }
+}
+
+fn storage_options(config: &Config) -> StorageOptions {
+    StorageOptions {
+        log_memtable_bytes: config.storage.log_memtable.bytes() as usize,
+        state_memtable_bytes: config.storage.state_memtable.bytes() as usize,
+        block_cache_bytes: config.storage.state_cache.bytes() as usize,
+        background_jobs: i32::try_from(config.storage.background_jobs).unwrap_or(i32::MAX),
+        open_files: i32::try_from(config.storage.open_files).unwrap_or(i32::MAX),
+        ..StorageOptions::default()
+    }
+}
+
+async fn listen(address: &Address, key: &'static str) -> Result<TcpListener, NodeError> {
+    let listener = TcpListener::bind(address.to_string()).await;
+    listener.map_err(|error| NodeError::Listen {
+        address: address.to_string(),
+        key,
+        error,
+    })
+}
+
+/// The configured address; with the port that the system chose, if that was left to it.
+fn bound(address: &Address, listener: &TcpListener) -> String {
+    match listener.local_addr() {
+        Ok(local) if address.port() == 0 => local.to_string(),
+        _ => address.to_string(),
+    }
+}
+
+/// Runs something that blocks without holding up the tasks of the runtime.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        // The closure's panic is the caller's.
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    }
+}

@@ -1,0 +1,229 @@
+//! A worker: the thread that owns an engine. One turn takes what is in the mailbox, lets due timers fire, and hands the
+//! engine's outputs on.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use crossbeam_channel::RecvTimeoutError;
+use flotilla_metrics::{Metrics, ShardState, Stage};
+use flotilla_shards::{
+    engine::{Compaction, LogAppend, Outgoing, Output, Proposal, RoleChange, SnapshotSend},
+    ids::ShardId,
+    raft::Role,
+};
+
+use super::{
+    Answer, Reply,
+    inbox::{Input, Mailbox, NodeEngine, ShardRequest},
+};
+
+/// Inputs taken in one turn at most, so that timers and outputs don't wait behind a flood.
+const INPUTS_PER_TURN: usize = 4096;
+
+/// Where a worker's outputs go. None of the calls may block on another output of the same worker.
+pub trait Surroundings: Send {
+    /// Messages that may leave at once.
+    fn send(&self, messages: Vec<Outgoing>);
+    /// Log writes, in order.
+    fn write(&self, appends: Vec<LogAppend>);
+    /// Committed entries, in order.
+    fn apply(&self, applies: Vec<flotilla_shards::engine::Apply<Reply>>);
+    /// Log prefixes to cut.
+    fn compact(&self, compactions: Vec<Compaction>);
+    /// Followers that need a shard's state.
+    fn snapshot(&self, send: SnapshotSend);
+    /// Leaders and roles that changed.
+    fn changed(&self, changes: &[RoleChange]);
+    /// A replica can't go on: the node must end.
+    fn failed(&self, shard: ShardId, reason: String);
+}
+
+pub(super) struct Worker<S> {
+    pub(super) engine: NodeEngine,
+    pub(super) mailbox: Mailbox,
+    pub(super) surroundings: S,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) tick: Duration,
+    pub(super) states: BTreeMap<ShardId, ShardState>,
+}
+
+impl<S: Surroundings> Worker<S> {
+    pub(super) fn run(mut self) {
+        for shard in self.engine.shards() {
+            self.states.insert(shard, ShardState::NoLeader);
+            self.metrics.shards.of(ShardState::NoLeader).inc();
+        }
+        let start = Instant::now();
+        let first_tick = 0;
+        let mut tick = first_tick;
+        let mut going = true;
+        self.turn();
+        while going {
+            let next = start + self.tick * (tick + 1);
+            let wait = next.saturating_duration_since(Instant::now());
+            let first = match self.mailbox.receiver.recv_timeout(wait) {
+                Ok(input) => Some(input),
+                Err(RecvTimeoutError::Timeout) => None,
+                Err(RecvTimeoutError::Disconnected) => return,
+            };
+            let begin = Instant::now();
+            if let Some(input) = first {
+                going &= self.take(input, begin);
+                for _ in 1..INPUTS_PER_TURN {
+                    let Ok(input) = self.mailbox.receiver.try_recv() else {
+                        break;
+                    };
+                    going &= self.take(input, begin);
+                }
+            }
+            // After the inputs: a heartbeat that waited in the mailbox counts before the timeout that it prevents.
+            let elapsed = begin.saturating_duration_since(start).as_nanos() / self.tick.as_nanos();
+            let now = u32::try_from(elapsed).unwrap_or(u32::MAX);
+            if now > tick {
+                tick = now;
+                self.engine.handle_tick(u64::from(tick));
+                self.report_cache();
+            }
+            self.turn();
+            let time = begin.elapsed().as_secs_f64();
+            self.metrics.turn_seconds.observe(time);
+        }
+    }
+
+    /// Feeds one input to the engine; false means stop.
+    fn take(&mut self, input: Input, now: Instant) -> bool {
+        match input {
+            Input::Request(shard, ShardRequest::Write { command, bytes }, mut reply) => {
+                reply.stage(&self.metrics, Stage::Queue, now);
+                let proposal = Proposal {
+                    command,
+                    bytes,
+                    reply,
+                };
+                self.engine.propose(shard, proposal);
+            }
+            Input::Request(shard, ShardRequest::Read, reply) => self.engine.read(shard, reply),
+            Input::Peer { messages, bytes } => {
+                self.mailbox.peer_bytes.fetch_sub(bytes, Relaxed);
+                for (shard, message) in messages {
+                    if let Err(error) = self.engine.handle_message(shard, message) {
+                        tracing::debug!(%shard, %error, "message of a peer dropped");
+                    }
+                }
+            }
+            Input::Local(messages) => {
+                for (shard, message) in messages {
+                    self.engine.handle_local(shard, message);
+                }
+            }
+            Input::Flushed(flushed) => self.engine.handle_flushed(&flushed),
+            Input::Unreachable(node) => self.engine.handle_unreachable(node),
+            Input::SnapshotSent { shard, node, ok } => {
+                self.engine.handle_snapshot_sent(shard, node, ok);
+            }
+            Input::Ask(ask) => ask(&mut self.engine),
+            Input::Stop => return false,
+        }
+        true
+    }
+
+    fn turn(&mut self) {
+        let wall = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        let now_ms = u64::try_from(wall.as_millis()).unwrap_or(u64::MAX);
+        let mut out = self.engine.turn(now_ms);
+        if out.is_empty() {
+            return;
+        }
+        if !out.changes.is_empty() {
+            self.surroundings.changed(&out.changes);
+            self.count_changes(&out.changes);
+        }
+        // Messages first: appends travel to the followers while the own write is being synced (thesis 10.2.1).
+        if !out.messages.is_empty() {
+            self.surroundings.send(std::mem::take(&mut out.messages));
+        }
+        // Entries before log writes: a snapshot among the writes replaces the state that the entries lead to.
+        if !out.applies.is_empty() {
+            self.hand_out_applies(&mut out);
+        }
+        if !out.appends.is_empty() {
+            self.surroundings.write(std::mem::take(&mut out.appends));
+        }
+        if !out.compactions.is_empty() {
+            self.surroundings
+                .compact(std::mem::take(&mut out.compactions));
+        }
+        for send in out.snapshots {
+            self.surroundings.snapshot(send);
+        }
+        if !out.reads.is_empty() {
+            self.metrics.reads_per_round.observe(out.reads.len() as f64);
+        }
+        for read in out.reads {
+            read.reply.send(Ok(Answer::ReadReady(read.index)));
+        }
+        for (reply, refused) in out.refusals {
+            reply.send(Err(refused));
+        }
+        for (shard, reason) in out.failures {
+            self.surroundings.failed(shard, reason);
+        }
+    }
+
+    fn hand_out_applies(&mut self, out: &mut Output<Reply>) {
+        let now = Instant::now();
+        for apply in &mut out.applies {
+            for (_, replies) in &mut apply.waiters {
+                self.metrics
+                    .commands_per_entry
+                    .observe(replies.len() as f64);
+                self.metrics.proposals.inc_by(replies.len() as u64);
+                for reply in replies {
+                    reply.stage(&self.metrics, Stage::Commit, now);
+                }
+            }
+        }
+        self.surroundings.apply(std::mem::take(&mut out.applies));
+    }
+
+    fn count_changes(&mut self, changes: &[RoleChange]) {
+        for change in changes {
+            let state = match (change.role, change.leader) {
+                (Role::Leader, _) => ShardState::Leader,
+                (Role::Candidate | Role::PreCandidate, _) => ShardState::Candidate,
+                (Role::Follower, Some(_)) => ShardState::Follower,
+                (Role::Follower, None) => ShardState::NoLeader,
+            };
+            if change.role == Role::Candidate {
+                self.metrics.elections_started.inc();
+            }
+            if change.role == Role::Leader {
+                self.metrics.elections_won.inc();
+            }
+            if change.leader.is_some() {
+                self.metrics.leader_changes.inc();
+            }
+            self.metrics.shards.of(state).inc();
+            if let Some(old) = self.states.insert(change.shard, state) {
+                self.metrics.shards.of(old).dec();
+            }
+        }
+    }
+
+    fn report_cache(&self) {
+        let cache = self.engine.cache();
+        self.metrics
+            .log_cache_bytes
+            .set(cache.bytes.load(Relaxed) as i64);
+        let add = |counter: &flotilla_metrics::Counter, total: u64| {
+            counter.inc_by(total.saturating_sub(counter.get()));
+        };
+        add(&self.metrics.log_cache_hits, cache.hits.load(Relaxed));
+        add(&self.metrics.log_cache_misses, cache.misses.load(Relaxed));
+    }
+}
