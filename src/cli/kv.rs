@@ -3,7 +3,7 @@
 use std::io::Read as _;
 
 use bytes::Bytes;
-use clap::Args;
+use clap::{ArgGroup, Args};
 use serde_json::json;
 
 use super::{
@@ -112,7 +112,7 @@ impl Delete {
 #[command(after_help = "\
 Exactly one condition is given. If it does not hold, nothing is written and the exit code is 1.
 The write is made in a session: it is applied once, even if its answer is lost and it has to be sent again.")]
-#[group(id = "condition", required = true, multiple = false, args = ["expect", "absent", "exists", "revision"])]
+#[command(group = ArgGroup::new("condition").required(true).args(["expect", "absent", "exists", "revision"]))]
 pub(super) struct Cas {
     /// Key
     key: String,

@@ -62,7 +62,8 @@ struct Global {
         value_name = "HOST:PORT",
         value_delimiter = ',',
         env = "FLOTILLA_ENDPOINTS",
-        default_value = "127.0.0.1:7400"
+        default_value = "127.0.0.1:7400",
+        value_parser = endpoint
     )]
     endpoints: Vec<String>,
     /// How data is printed
@@ -149,6 +150,18 @@ impl Config {
                 Ok(())
             }
         }
+    }
+}
+
+/// An address as host:port.
+fn endpoint(text: &str) -> Result<String, String> {
+    match text.rsplit_once(':') {
+        Some((host, port))
+            if !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0) =>
+        {
+            Ok(text.to_owned())
+        }
+        _ => Err("expected HOST:PORT, as 10.0.0.1:7400".to_owned()),
     }
 }
 
@@ -298,6 +311,37 @@ mod tests {
     }
 
     #[test]
+    fn sense_is_understood() {
+        for line in [
+            "put k -1",
+            "get k --serializable --raw",
+            "cas k --expect -a --value -",
+            "cas k --absent --value v",
+            "cas k --exists --value v",
+            "cas k --revision 7 --value v",
+            "scan",
+            "scan a b --limit 3 --reverse --keys-only",
+            "scan --prefix p",
+            "import - --format csv --concurrency 8",
+            "export f.csv --prefix p --resume s",
+            "init --shards 8 --replicas 3",
+            "init --split-keys f",
+            "shard ls",
+            "shard show k --checksum",
+            "shard show --id 3",
+            "node ls",
+            "bench put --clients 256 --seconds 10 --value-bytes 256 --stream",
+            "bench get --shards 4 --keys 10 --warmup 1s",
+            "config check --config f --listen 127.0.0.1:1",
+            "completion zsh",
+        ] {
+            if let Err(error) = parse(line) {
+                panic!("{line}: {error}");
+            }
+        }
+    }
+
+    #[test]
     fn nonsense_is_a_usage_error() {
         for line in [
             "get",
@@ -312,6 +356,9 @@ mod tests {
             "-w xml get k",
             "import f --format xml",
             "bench put --clients 0",
+            "--endpoints localhost get k",
+            "--endpoints a:1,b:0 get k",
+            "config check --port 7",
             "frobnicate",
         ] {
             let error = parse(line).expect_err(line);

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use clap::{Args, Subcommand};
+use clap::{ArgGroup, Args, Subcommand};
 use flotilla_proto::v1;
 use serde::Serialize;
 
@@ -112,7 +112,7 @@ pub(super) async fn list(context: &Context, out: &mut Out) -> Outcome {
 
 /// Arguments of `shard show`.
 #[derive(Debug, Args)]
-#[group(id = "which", required = true, multiple = false, args = ["key", "id"])]
+#[command(group = ArgGroup::new("which").required(true).args(["key", "id"]))]
 pub(super) struct Show {
     /// A key of the shard
     key: Option<String>,

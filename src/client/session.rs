@@ -31,9 +31,11 @@ const REOPENINGS: usize = 3;
 #[derive(Debug, Clone)]
 pub struct Session {
     client: Client,
-    /// `None` stands for shards whose route is not known. Bounded by the number of shards.
-    shards: Arc<Mutex<BTreeMap<Option<ShardId>, Arc<OnceCell<Opened>>>>>,
+    shards: Arc<Mutex<Shards>>,
 }
+
+/// What is opened, or being opened, by shard; `None` stands for shards whose route is not known. Bounded by their number.
+type Shards = BTreeMap<Option<ShardId>, Arc<OnceCell<Opened>>>;
 
 /// The session in one shard.
 #[derive(Debug)]

@@ -75,6 +75,10 @@ impl Import {
             None if stdin => FileFormat::Ndjson,
             given => FileFormat::of(given, &self.file)?,
         };
+        if !stdin {
+            // Said before the cluster is asked.
+            fs::metadata(&self.file).map_err(Failure::file(&self.file))?;
+        }
         let job = Job {
             input: (!stdin).then_some(self.file),
             format,
