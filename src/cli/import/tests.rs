@@ -46,8 +46,9 @@ async fn node(outage: usize) -> (Fake, Written) {
 }
 
 async fn import(fake: &Fake, file: &Path, state: Option<&Path>) -> Outcome<Summary> {
+    // As long as the import of an outage takes; the others never need it.
     let options = Options {
-        timeout: Duration::from_millis(300),
+        timeout: Duration::from_secs(3),
         ..Options::default()
     };
     let client = Client::connect([fake.address()], options).await?;

@@ -198,6 +198,8 @@ fn any_records() -> impl Strategy<Value = Vec<Record>> {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))] // each writes files
+
     #[test]
     fn what_is_written_is_read_again_from_any_place(records in any_records(), csv: bool, hex: bool) {
         let format = if csv { FileFormat::Csv } else { FileFormat::Ndjson };

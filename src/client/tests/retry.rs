@@ -68,7 +68,7 @@ async fn a_write_without_session_is_not_sent_twice_once_it_may_have_been_written
 async fn a_write_that_gets_no_answer_ends_with_its_deadline() {
     let fake = Fake::start(|_| Act::Silence).await;
     let options = Options {
-        timeout: Duration::from_millis(150),
+        timeout: Duration::from_secs(1),
         ..Options::default()
     };
     let client = connect(&fake, options).await;
@@ -87,20 +87,20 @@ async fn a_read_is_tried_again_after_whatever_may_pass() {
     ]))
     .await;
     let options = Options {
-        try_timeout: Duration::from_millis(100),
+        try_timeout: Duration::from_millis(500),
         ..patient()
     };
     let client = connect(&fake, options).await;
     let value = client.get("k").await.expect("in the end").expect("found");
     assert_eq!((&value.value[..], value.revision), (&b"v"[..], 3));
-    assert_eq!(fake.seen().len(), 4);
+    assert!(fake.seen().len() >= 4);
 }
 
 #[tokio::test]
 async fn a_read_without_quorum_ends_within_the_deadline_and_says_why() {
     let fake = Fake::start(|_| Act::error(Code::Unavailable)).await;
     let options = Options {
-        timeout: Duration::from_millis(200),
+        timeout: Duration::from_secs(1),
         ..Options::default()
     };
     let client = connect(&fake, options).await;
@@ -332,19 +332,32 @@ async fn a_scan_that_stands_still_is_an_error() {
 async fn calls_in_flight_wait_for_their_turn() {
     let fake = Fake::start(|_| Act::Silence).await;
     let options = Options {
-        timeout: Duration::from_millis(150),
         max_in_flight: 1,
-        ..Options::default()
+        ..patient()
     };
     let client = connect(&fake, options).await;
-    let (first, second) = tokio::join!(client.put("a", "1"), client.put("b", "2"));
-    assert!(
-        matches!(first, Err(Error::OutcomeUnknown { .. })),
-        "{first:?}"
-    );
-    assert!(
-        matches!(second, Err(Error::Busy { .. })),
-        "the first one kept the only place: {second:?}"
-    );
-    assert_eq!(fake.seen().len(), 1);
+    let seen = async |count| {
+        while fake.seen().len() < count {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    let mut first = Box::pin(client.put("a", "1"));
+    let mut second = Box::pin(client.put("b", "2"));
+    tokio::select! {
+        biased;
+        _ = &mut first => panic!("nobody answers"),
+        () = seen(1) => {}
+    }
+    tokio::select! {
+        biased;
+        _ = &mut second => panic!("nobody answers"),
+        () = tokio::time::sleep(Duration::from_millis(50)) => {}
+    }
+    assert_eq!(fake.seen().len(), 1, "the first one has the only place");
+    drop(first);
+    tokio::select! {
+        biased;
+        _ = &mut second => panic!("nobody answers"),
+        () = seen(2) => {}
+    }
 }
