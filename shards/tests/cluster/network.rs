@@ -13,6 +13,8 @@ pub(crate) struct Network {
     messages: Vec<Message>,
     /// Messages that were delivered long ago and may be so again.
     echoes: VecDeque<Message>,
+    /// Messages that wait for the end of a partition.
+    held: Vec<Message>,
     /// Pairs of sender and receiver that cannot reach each other.
     blocked: BTreeSet<(ReplicaId, ReplicaId)>,
     pub(crate) calm: bool,
@@ -25,7 +27,7 @@ impl Network {
             self.messages.push(message);
             return;
         }
-        if self.blocked.contains(&(message.from, message.to)) || chance(rng, settings.loss) {
+        if chance(rng, settings.loss) {
             return;
         }
         if chance(rng, settings.duplication) {
@@ -58,13 +60,19 @@ impl Network {
             0
         };
         let message = self.messages.remove(at);
-        let blocked = !self.calm && self.blocked.contains(&(message.from, message.to));
-        (!blocked).then_some(message)
+        if !self.calm && self.blocked.contains(&(message.from, message.to)) {
+            // Lost, or held up until the partition ends.
+            if rng.bool() && self.held.len() < CAPACITY {
+                self.held.push(message);
+            }
+            return None;
+        }
+        Some(message)
     }
 
     /// Cuts some pairs off from each other.
     pub(crate) fn partition(&mut self, replicas: u64, rng: &mut Rng) {
-        self.blocked.clear();
+        self.heal();
         let side: Vec<bool> = (0..replicas).map(|_| rng.bool()).collect();
         let one_way = rng.u8(..4) == 0;
         for (from, to) in (0..replicas).flat_map(|from| (0..replicas).map(move |to| (from, to))) {
@@ -83,6 +91,9 @@ impl Network {
     /// Ends all partitions.
     pub(crate) fn heal(&mut self) {
         self.blocked.clear();
+        // They were sent before everything that is under way.
+        self.held.append(&mut self.messages);
+        std::mem::swap(&mut self.held, &mut self.messages);
     }
 
     /// No more loss, repetition or disorder from now on.

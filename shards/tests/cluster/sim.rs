@@ -198,7 +198,7 @@ impl Sim {
             (Action::Inbox, 100),
             (Action::Time, 60),
             (Action::Propose, 40),
-            (Action::Read, 20),
+            (Action::Read, 30),
             (Action::ConfChange, changes),
             (Action::Transfer, changes.min(4)),
             (Action::Campaign, 1),
