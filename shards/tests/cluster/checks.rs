@@ -134,6 +134,18 @@ impl Checks {
             now.commit
         );
         self.log_matching(id, &entries, &now, before.as_ref());
+        // What the group takes for durable is.
+        let stable = log.unstable().offset().prev();
+        if !log.has_unstable_snapshot()
+            && let Some(print) = now.at(stable)
+        {
+            let stable = EntryId {
+                term: print.term,
+                index: stable,
+            };
+            let durable = disk(id).has_synced(stable);
+            assert!(durable, "replica {id} takes {stable:?} for durable: {log}");
+        }
         if let Some(before) = &before {
             assert!(
                 before.term <= now.term,

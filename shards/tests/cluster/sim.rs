@@ -508,6 +508,14 @@ impl Sim {
         self.check(at);
         let replica = &mut self.replicas[at];
         let id = replica.id;
+        for entry in entries {
+            let at = EntryId {
+                term: entry.term,
+                index: entry.index,
+            };
+            let durable = replica.disk.has_synced(at);
+            assert!(durable, "replica {id} applies {at:?} before it is durable");
+        }
         let before = replica.machine.conf_state.clone();
         replica.apply(entries, |machine| self.checks.applied(id, machine));
         if replica.machine.conf_state != before {
