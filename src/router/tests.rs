@@ -1,3 +1,5 @@
+//! The router against a twin without maps, and its waiters against the clock.
+
 use std::{collections::BTreeMap, time::Duration};
 
 use flotilla_shards::{

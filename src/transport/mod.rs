@@ -30,6 +30,7 @@ use flotilla_proto::v1 as proto;
 use flotilla_shards::{
     engine::Outgoing,
     ids::{NodeId, ShardId},
+    limits::MESSAGE_BYTES_MAX,
     raft::Message,
 };
 use smallvec::SmallVec;
@@ -99,7 +100,7 @@ impl Default for TransportOptions {
     fn default() -> Self {
         Self {
             frame_bytes: 1 << 20,
-            max_frame_bytes: 32 << 20,
+            max_frame_bytes: MESSAGE_BYTES_MAX,
             queue_bytes: 64 << 20,
             connect_timeout: Duration::from_secs(2),
             keepalive_interval: Duration::from_secs(2),
