@@ -1,6 +1,6 @@
 //! How nodes become a cluster.
 //!
-//! One node is asked to ([`init`]). It asks every address that it was told to join who lives there, and then tells all
+//! One node is asked to (`init`). It asks every address that it was told to join who lives there, and then tells all
 //! of them the same genesis. Nothing can be agreed on before there is a cluster, so the order does it: nodes adopt one
 //! after the other, in the order of their addresses, and a node never gives up a genesis for another. Whoever the first
 //! node follows has won; a second `init` that runs at the same time stops there, with nothing done. A node that
