@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use flotilla_proto::v1::{self, request, response};
+use flotilla_shards::limits::SCAN_ROWS_MAX;
 
 use super::{
     Client, Consistency,
@@ -84,16 +85,12 @@ impl Scan {
     pub async fn next_page(&mut self) -> Result<Option<Vec<v1::Row>>> {
         while !self.done {
             let rest = &self.rest;
-            let limit = match rest.limit {
-                Some(left) => {
-                    let left = u32::try_from(left).unwrap_or(u32::MAX);
-                    if rest.page_rows == 0 {
-                        left
-                    } else {
-                        left.min(rest.page_rows)
-                    }
-                }
-                None => rest.page_rows,
+            let left = rest.limit.unwrap_or(u64::MAX);
+            let limit = match u32::try_from(left) {
+                // More than a page can hold: as many as the server gives.
+                Ok(left) if left as usize <= SCAN_ROWS_MAX && rest.page_rows == 0 => left,
+                _ if rest.page_rows == 0 => 0,
+                left => left.unwrap_or(u32::MAX).min(rest.page_rows),
             };
             let request = request::Kind::Scan(v1::ScanRequest {
                 start: rest.start.clone(),
