@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup run test verify fix bench
+.PHONY: help setup run test sim verify fix bench
 
 # RocksDB's C++ takes long to compile: ccache keeps the results over target folders and profiles.
 ifneq (,$(shell command -v ccache))
@@ -22,6 +22,11 @@ run: setup ## Build, start three nodes in one process with their data in data/de
 
 test: setup ## Run all tests
 	cargo test --workspace
+
+SEEDS ?= 500
+FROM ?= 1
+sim: ## Run simulated clusters: make sim SEEDS=500 FROM=1
+	cargo run --release --quiet -p flotilla-sim -- --seeds $(SEEDS) --from $(FROM)
 
 verify: setup ## Check format, lints, documentation and dependencies; changes nothing
 	cargo fmt --all --check

@@ -10,7 +10,8 @@
 //! - [`raft`] is one Raft group as a state machine. It does not know that there are many groups, nor what entries mean.
 //! - [`kv`] is what the entries mean: commands, sessions, answers, reads. [`meta`] is the same for the directory, which
 //!   is a shard of its own, and [`genesis`] says how all of it begins.
-//! - [`engine`] is many groups at once: their batching, timers, reads and outputs.
+//! - [`engine`] is many groups at once: their batching, timers, reads and outputs; [`recovery`] says with what they
+//!   start after a crash.
 //! - [`wire`], [`descriptor`], [`keys`] and [`value`] are the gates. What comes from the network or from a disk becomes a
 //!   checked type there, or a typed error; behind the gates nobody checks again, and a broken invariant is our own fault
 //!   and stops the process.
@@ -32,5 +33,6 @@ pub mod meta;
 pub mod node;
 pub mod raft;
 pub mod range_map;
+pub mod recovery;
 pub mod value;
 pub mod wire;

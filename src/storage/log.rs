@@ -32,6 +32,7 @@ use flotilla_shards::{
     engine::{Compaction, LogAppend, LogReader},
     ids::ShardId,
     raft::{Entry, EntryId, HardState, Index, Term},
+    recovery::RecoveredLog,
     wire,
 };
 use parking_lot::Mutex;
@@ -77,19 +78,6 @@ pub struct Written {
     pub cuts: u64,
     /// Entries that went with them.
     pub cut_entries: u64,
-}
-
-/// A shard's log as found on disk.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct RecoveredLog {
-    /// Last hard state written; zero if none was.
-    pub hard_state: HardState,
-    /// Where the log begins.
-    pub compacted: EntryId,
-    /// Where it ends; equal to `compacted` if it is empty.
-    pub last: EntryId,
-    /// Bytes of rows between the two.
-    pub bytes: u64,
 }
 
 /// What is known of a shard's log without reading. See the module for the order of the positions.

@@ -10,7 +10,7 @@
 //!
 //! The log is the truth. The state database's rows and applied indexes reach the disk when it is flushed, and the log
 //! is cut only below what is flushed; after a crash the rest is replayed. How the two may lie to each other at a start
-//! is a table in recovery.rs.
+//! is a table in `flotilla_shards::recovery`.
 //!
 //! What may not live here: gRPC, the router, the server, and what a key or value means.
 
@@ -18,7 +18,6 @@ mod error;
 mod filter;
 mod identity;
 mod log;
-mod recovery;
 mod rows;
 mod sizes;
 mod snapshot;
@@ -39,19 +38,18 @@ use flotilla_proto::v1 as proto;
 use flotilla_shards::{
     engine::RecoveredReplica,
     genesis::{self, GENESIS_INDEX, GENESIS_TERM, Genesis},
-    ids::{NodeId, ShardId},
+    ids::NodeId,
     raft::EntryId,
+    recovery::{self, Recovered, RecoveryError},
 };
 use parking_lot::Mutex;
 
 pub use error::{Fault, OpenError, StorageError};
 pub use identity::FORMAT;
-pub use log::{LogStore, RecoveredLog, RocksLog, RocksLogReader, Written};
+pub use log::{LogStore, RocksLog, RocksLogReader, Written};
 pub use snapshot::{Export, Import, ImportError};
 pub use state::{RocksState, View};
 pub use writer::{Install, OnDurable, OnFatal, StorageWriter};
-
-use recovery::Verdict;
 
 const LOCK_FILE: &str = "lock";
 
@@ -194,76 +192,33 @@ impl Stores {
     /// What was found cannot come from a crash; see the table of cases.
     pub fn recover(&self) -> Result<Vec<RecoveredReplica>, OpenError> {
         const PLACE: &str = "storage::recover";
-        let mut logs = self.log.recover()?.into_iter().peekable();
-        let mut replicas = Vec::new();
+        let logs = self.log.recover()?;
         if self.identity.lock().genesis.is_none() {
             // An adoption may have been interrupted; it will begin anew.
-            return Ok(replicas);
+            return Ok(Vec::new());
         }
-        for state in self.state.replicas()? {
-            let shard = state.descriptor.shard;
-            if let Some((orphan, _)) = logs.next_if(|log| log.0 < shard) {
-                return Err(orphaned(orphan).into());
+        let recovered = recovery::recover(logs, self.state.replicas()?, |shard, index| {
+            self.log.read_term(shard, index)
+        });
+        let recovered = recovered.map_err(|error| match error {
+            RecoveryError::Read(error) => error,
+            error => StorageError::corrupt(PLACE, error.to_string()),
+        })?;
+        let mut replicas = Vec::with_capacity(recovered.len());
+        for Recovered { replica, reset } in recovered {
+            if let Some(label) = reset {
+                let (shard, applied) = (replica.descriptor.shard, replica.applied);
+                tracing::info!(
+                    shard = shard.0,
+                    index = applied.index.0,
+                    "finishing a snapshot: {label}"
+                );
+                self.log.reset(shard, applied, replica.hard_state)?;
             }
-            let found = logs
-                .next_if(|log| log.0 == shard)
-                .map(|log| log.1)
-                .unwrap_or_default();
-            let applied = EntryId {
-                index: state.applied_index,
-                term: state.applied_term,
-            };
-            let inside = found.compacted.index < applied.index && applied.index <= found.last.index;
-            let term = if inside {
-                Some(self.log.read_term(shard, applied.index)?)
-            } else {
-                None
-            };
-            let (verdict, label) = recovery::judge(&found, applied, term);
-            let mut recovered = RecoveredReplica {
-                descriptor: state.descriptor,
-                conf_state: state.conf_state,
-                hard_state: found.hard_state,
-                compacted: found.compacted,
-                last: found.last,
-                applied,
-                log_bytes: found.bytes,
-            };
-            match verdict {
-                Verdict::Open => {}
-                Verdict::RaiseCommit => {
-                    recovered.hard_state = recovery::raised(found.hard_state, applied)
-                }
-                Verdict::ResetLog => {
-                    tracing::info!(
-                        shard = shard.0,
-                        index = applied.index.0,
-                        "finishing a snapshot: {label}"
-                    );
-                    recovered.hard_state = recovery::raised(found.hard_state, applied);
-                    self.log.reset(shard, applied, recovered.hard_state)?;
-                    (recovered.compacted, recovered.last, recovered.log_bytes) =
-                        (applied, applied, 0);
-                }
-                Verdict::Corrupt => {
-                    let detail = format!("shard {shard}: {label}: {found:?}, applied {applied:?}");
-                    return Err(StorageError::corrupt(PLACE, detail).into());
-                }
-            }
-            replicas.push(recovered);
+            replicas.push(replica);
         }
-        match logs.next() {
-            Some((orphan, _)) => Err(orphaned(orphan).into()),
-            None => Ok(replicas),
-        }
+        Ok(replicas)
     }
-}
-
-fn orphaned(shard: ShardId) -> StorageError {
-    StorageError::corrupt(
-        "storage::recover",
-        format!("shard {shard} has a log and no state"),
-    )
 }
 
 /// Makes the names in a folder durable.

@@ -236,7 +236,7 @@ pub struct Proposal<C> {
 
 /// Access to the part of the logs that is no longer in memory. Implemented by the node's log store and by the
 /// simulator's disk. Called rarely: by a follower far behind, and after a start.
-pub trait LogReader: Send {
+pub trait LogReader {
     /// Entries `[low, high)` of a shard, at least one, at most about `max_bytes`.
     ///
     /// # Errors

@@ -156,7 +156,7 @@ impl<C, L: LogReader + Clone> Replica<C, L> {
             term: self.node.term(),
             leader: self.leader(),
             commit: self.node.committed(),
-            applied: view.applied().index,
+            applied: self.node.applied(),
             last: self.node.last_index(),
             compacted: view.compacted().index,
         }
@@ -491,9 +491,11 @@ impl<C, L: LogReader + Clone> Replica<C, L> {
             {
                 conf_states.push((entry.index, conf_state));
             }
-            while let Some((id, replies)) =
-                pop_if(&mut self.proposed, |(id, _)| id.index <= entry.index)
-            {
+            // Terms never fall along a log: behind a committed entry of a later term nothing of ours will ever be, even if
+            // no entry comes to its index for a long time.
+            while let Some((id, replies)) = pop_if(&mut self.proposed, |(id, _)| {
+                id.index <= entry.index || id.term < entry.term
+            }) {
                 if id.index == entry.index && id.term == entry.term {
                     waiters.push((id, replies));
                 } else {
@@ -550,7 +552,9 @@ impl<C, L: LogReader + Clone> Replica<C, L> {
     }
 
     fn serve_confirmed(&mut self, out: &mut Output<C>) {
-        let applied = self.node.storage().applied().index;
+        // What was acknowledged, not what a snapshot on its way into the state database will bring: until it is there,
+        // the state is that of before (the log's view runs ahead).
+        let applied = self.node.applied();
         while let Some((index, replies)) =
             pop_if(&mut self.confirmed, |(index, _)| *index <= applied)
         {

@@ -1,5 +1,5 @@
 //! The engine's own rules, shown with a few engines whose surroundings are a handful of queues. Faults in every order
-//! are the simulator's business (`tests/sim`).
+//! are the simulator's business (`shards/sim`).
 #![expect(
     clippy::disallowed_types,
     reason = "a disk that an engine and a test hold at once"
@@ -16,7 +16,7 @@ use prost::Message as _;
 use super::*;
 use crate::{
     descriptor::{Descriptor, Epoch, KeyRange, Replica as Member},
-    raft::{ConfState, Entry, EntryId, HardState, ReplicaId, Role, Term},
+    raft::{ConfState, Entry, EntryId, HardState, ReplicaId, Role, Snapshot, SnapshotMeta, Term},
 };
 
 const SHARD: ShardId = ShardId(2);
@@ -431,6 +431,70 @@ fn a_write_overwritten_by_the_next_leader_was_not_applied() {
     fleet.tick(10);
     assert!(fleet.node(1).answered.is_empty());
     assert_eq!(fleet.node(1).refused, [(1, Refused::Superseded)]);
+}
+
+#[test]
+fn writes_beyond_the_next_leaders_log_are_answered_without_another_write() {
+    let mut fleet = Fleet::new(3, 1);
+    fleet.cut.insert(NodeId(1));
+    for reply in 1..=5 {
+        fleet.node(1).put(SHARD, reply);
+        fleet.settle();
+    }
+    fleet.tick(60);
+    fleet.cut.clear();
+    fleet.tick(10);
+    // The next leader's only entry is at the index of the first.
+    let expected: Vec<_> = (1..=5).map(|reply| (reply, Refused::Superseded)).collect();
+    assert_eq!(fleet.node(1).refused, expected);
+}
+
+#[test]
+fn a_follower_serves_no_read_before_a_snapshot_is_in_its_state() {
+    let mut fleet = Fleet::new(3, 1);
+    fleet.cut.insert(NodeId(3));
+    let term = fleet.node(3).engine.status(SHARD).expect("open").term;
+    let engine = &mut fleet.node(3).engine;
+    engine.read(SHARD, 1);
+    let asked = engine.turn(1_000).messages.remove(0).message;
+    let from_leader = |kind| Message {
+        kind,
+        from: ReplicaId(1),
+        to: ReplicaId(3),
+        index: Index(50),
+        ..Message::default()
+    };
+    let meta = SnapshotMeta {
+        index: Index(50),
+        term,
+        conf_state: descriptor(SHARD, 3, 1).conf_state(),
+    };
+    let snapshot = Message {
+        term,
+        snapshot: Some(Box::new(Snapshot {
+            meta,
+            data: bytes::Bytes::new(),
+        })),
+        ..from_leader(MessageKind::Snap)
+    };
+    engine.handle_message(SHARD, snapshot).expect("taken");
+    let append = engine.turn(1_000).appends.remove(0);
+    let confirmed = Message {
+        term,
+        context: asked.context,
+        ..from_leader(MessageKind::ReadIndexResp)
+    };
+    engine.handle_message(SHARD, confirmed).expect("taken");
+    assert!(
+        engine.turn(1_000).reads.is_empty(),
+        "the state is still old"
+    );
+    for (shard, message) in append.release.local {
+        engine.handle_local(shard, message);
+    }
+    let out = engine.turn(1_000);
+    let served: Vec<_> = out.reads.iter().map(|read| read.reply).collect();
+    assert_eq!(served, [1]);
 }
 
 #[test]

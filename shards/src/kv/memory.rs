@@ -34,9 +34,24 @@ impl MemoryState {
         self.rows.insert(key, value);
     }
 
+    /// Sets or deletes one row; returns what it was.
+    pub fn replace(&mut self, key: Bytes, value: Option<Bytes>) -> Option<Bytes> {
+        match value {
+            Some(value) => self.rows.insert(key, value),
+            None => self.rows.remove(&key),
+        }
+    }
+
     /// Removes all rows of a range, as before a snapshot is installed.
     pub fn remove(&mut self, range: &RowRange) {
-        self.rows.retain(|key, _| !range.contains(key));
+        if range.start >= range.end {
+            return;
+        }
+        let rows = self.rows.range::<Bytes, _>(&range.start..&range.end);
+        let keys: Vec<Bytes> = rows.map(|(key, _)| key.clone()).collect();
+        for key in keys {
+            self.rows.remove(&key);
+        }
     }
 
     /// All rows, ascending by key.

@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use flotilla_shards::{
     engine::{Compaction, LogReader as _},
     raft::{Snapshot, SnapshotMeta},
+    recovery::RecoveredLog,
 };
 use tempfile::tempdir;
 

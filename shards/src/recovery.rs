@@ -3,10 +3,130 @@
 //! Log and state are two databases with syncs of their own, so a crash finds each at another moment. The cases below
 //! are all there are; a test tries every combination and demands that exactly one case fits. What no crash can leave
 //! behind is corruption: it refuses the start rather than to vote with a shortened memory.
+//!
+//! The node's storage and the simulator's model disk both start through [`recover`].
 
-use flotilla_shards::raft::{EntryId, HardState, Term};
+use crate::{
+    engine::RecoveredReplica,
+    ids::ShardId,
+    kv::ShardState,
+    raft::{EntryId, HardState, Index, Term},
+};
 
-use super::log::RecoveredLog;
+/// A shard's log as found on disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RecoveredLog {
+    /// Last hard state written; zero if none was.
+    pub hard_state: HardState,
+    /// Where the log begins.
+    pub compacted: EntryId,
+    /// Where it ends; equal to `compacted` if it is empty.
+    pub last: EntryId,
+    /// Bytes of rows between the two.
+    pub bytes: u64,
+}
+
+/// A replica that may be opened.
+#[derive(Clone, Debug)]
+pub struct Recovered {
+    /// What the engine is given.
+    pub replica: RecoveredReplica,
+    /// The log must first be made to begin behind the applied position, durably and with the replica's hard state: an
+    /// installation of a snapshot was interrupted. Says which case it is.
+    pub reset: Option<&'static str>,
+}
+
+/// What was found cannot come from a crash, or could not be read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RecoveryError<E> {
+    /// The log could not be read.
+    #[error(transparent)]
+    Read(E),
+    /// Entries or votes that nothing says what they belong to.
+    #[error("shard {0} has a log and no state")]
+    Orphan(ShardId),
+    /// Log and state contradict each other.
+    #[error("shard {shard}: {label}: {log:?}, applied {applied:?}")]
+    Corrupt {
+        /// Which shard.
+        shard: ShardId,
+        /// Which case of the table.
+        label: &'static str,
+        /// What its log has.
+        log: RecoveredLog,
+        /// What its state has.
+        applied: EntryId,
+    },
+}
+
+/// Puts logs and states together, both ascending by shard. `term_at` reads the term of an entry that is in the log.
+///
+/// # Errors
+/// See [`RecoveryError`]; nothing of the folder may be used then.
+pub fn recover<E>(
+    logs: impl IntoIterator<Item = (ShardId, RecoveredLog)>,
+    states: impl IntoIterator<Item = ShardState>,
+    mut term_at: impl FnMut(ShardId, Index) -> Result<Term, E>,
+) -> Result<Vec<Recovered>, RecoveryError<E>> {
+    let mut logs = logs.into_iter().peekable();
+    let mut replicas = Vec::new();
+    for state in states {
+        let shard = state.descriptor.shard;
+        if let Some((orphan, _)) = logs.next_if(|log| log.0 < shard) {
+            return Err(RecoveryError::Orphan(orphan));
+        }
+        let log = logs
+            .next_if(|log| log.0 == shard)
+            .map(|log| log.1)
+            .unwrap_or_default();
+        let applied = EntryId {
+            index: state.applied_index,
+            term: state.applied_term,
+        };
+        let inside = log.compacted.index < applied.index && applied.index <= log.last.index;
+        let term = if inside {
+            Some(term_at(shard, applied.index).map_err(RecoveryError::Read)?)
+        } else {
+            None
+        };
+        let (verdict, label) = judge(&log, applied, term);
+        let mut recovered = Recovered {
+            replica: RecoveredReplica {
+                descriptor: state.descriptor,
+                conf_state: state.conf_state,
+                hard_state: log.hard_state,
+                compacted: log.compacted,
+                last: log.last,
+                applied,
+                log_bytes: log.bytes,
+            },
+            reset: None,
+        };
+        let replica = &mut recovered.replica;
+        match verdict {
+            Verdict::Open => {}
+            Verdict::RaiseCommit => replica.hard_state = raised(log.hard_state, applied),
+            Verdict::ResetLog => {
+                replica.hard_state = raised(log.hard_state, applied);
+                (replica.compacted, replica.last, replica.log_bytes) = (applied, applied, 0);
+                recovered.reset = Some(label);
+            }
+            Verdict::Corrupt => {
+                return Err(RecoveryError::Corrupt {
+                    shard,
+                    label,
+                    log,
+                    applied,
+                });
+            }
+        }
+        replicas.push(recovered);
+    }
+    match logs.next() {
+        Some((orphan, _)) => Err(RecoveryError::Orphan(orphan)),
+        None => Ok(replicas),
+    }
+}
 
 /// Where the state's applied index lies in the log, and whether the terms agree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,7 +165,7 @@ struct Facts {
 
 /// What to do with a replica.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
+enum Verdict {
     /// Open it as it is; what is committed and not applied is replayed.
     Open,
     /// Open it with the commit index raised to the applied one.
@@ -153,7 +273,7 @@ impl Facts {
 }
 
 /// Looks a replica up in the table. Returns the label of its case too.
-pub(super) fn judge(
+fn judge(
     log: &RecoveredLog,
     applied: EntryId,
     term_at_applied: Option<Term>,
@@ -167,7 +287,7 @@ pub(super) fn judge(
 }
 
 /// The hard state that goes with a log that was reset to `applied`, or whose commit index was raised to it.
-pub(super) fn raised(found: HardState, applied: EntryId) -> HardState {
+fn raised(found: HardState, applied: EntryId) -> HardState {
     let mut state = found;
     if state.term < applied.term {
         // The snapshot came from a leader of that term or a later one; whom to vote for there is open.
@@ -182,9 +302,7 @@ pub(super) fn raised(found: HardState, applied: EntryId) -> HardState {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashSet;
-
-    use flotilla_shards::raft::Index;
+    use std::collections::BTreeSet;
 
     use super::*;
 
@@ -197,7 +315,7 @@ mod tests {
 
     #[test]
     fn exactly_one_case_fits_every_combination_and_every_case_occurs() {
-        let mut seen = HashSet::new();
+        let mut seen = BTreeSet::new();
         // Positions 0..=4 in every order, terms before and after each, an entry of the same and of another term.
         for front in 0..=4 {
             for last in front..=4 {
@@ -248,7 +366,7 @@ mod tests {
 
     #[test]
     fn a_raised_hard_state_keeps_the_vote_of_its_term_only() {
-        let vote = flotilla_shards::raft::ReplicaId(3);
+        let vote = crate::raft::ReplicaId(3);
         let found = HardState {
             term: Term(5),
             vote,

@@ -1,0 +1,288 @@
+//! A simulated client: it asks for one thing at a time, and tries as the client library does until it is answered, its
+//! time is over, or nothing more can be done.
+//!
+//! What a task asks for is in [`task`]; how often a request is sent, where to, and what a failure means is here, with the
+//! rules and the times of the node's `client::call` and `client::routes`.
+
+pub(crate) mod task;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use fastrand::Rng;
+use flotilla_proto::v1::{error::Code, request, response};
+use flotilla_shards::ids::{NodeId, ShardId};
+use flotilla_shards::range_map::RangeMap;
+
+use crate::queue::{MILLIS, Micros, SECOND};
+use crate::rpc::{self, Failure};
+use crate::settings::Settings;
+use task::{Next, Task};
+
+const PAUSE_FIRST: Micros = 10 * MILLIS;
+const PAUSE_LAST: Micros = 500 * MILLIS;
+const TRY_TIMEOUT: Micros = 3 * SECOND;
+
+/// What a second try of a request could do, as `client::call::Repeat`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Repeat {
+    Read,
+    Once,
+    Write,
+}
+
+impl Repeat {
+    fn of(kind: &request::Kind) -> Self {
+        if !rpc::is_write(kind) {
+            Self::Read
+        } else if rpc::is_repeatable(kind) {
+            Self::Once
+        } else {
+            Self::Write
+        }
+    }
+
+    fn allows(self, failure: &Failure) -> bool {
+        failure.is_transient() && (self != Self::Write || failure.nothing_written())
+    }
+}
+
+/// How a request ended, retries included.
+#[derive(Clone, Debug)]
+pub(crate) enum Ended {
+    Answered(response::Kind),
+    /// It proves that nothing was written.
+    Failed,
+    /// A write may have happened, or may still.
+    Unknown,
+}
+
+/// A request that is being tried.
+#[derive(Debug)]
+pub(crate) struct Pending {
+    pub(crate) kind: request::Kind,
+    repeat: Repeat,
+    shard: Option<ShardId>,
+    deadline: Micros,
+    failures: u32,
+    maybe_written: bool,
+    /// The try that is under way; 0 while it pauses.
+    try_id: u64,
+    target: usize,
+    leads: bool,
+}
+
+/// What a client does next.
+pub(crate) enum Move {
+    /// Send the pending request to this node, as a try of this number, and wait so long.
+    Send {
+        to: usize,
+        kind: request::Kind,
+        timeout: Micros,
+    },
+    /// Be called again after a pause.
+    Pause(Micros),
+    /// The request has ended.
+    Ended(Ended),
+}
+
+/// See the module.
+pub(crate) struct Client {
+    pub(crate) rng: Rng,
+    nodes: usize,
+    map: Arc<RangeMap>,
+    leaders: BTreeMap<ShardId, usize>,
+    turn: usize,
+    timeout: Micros,
+    pub(crate) task: Option<Task>,
+    pub(crate) pending: Option<Pending>,
+    /// When the task must be over.
+    pub(crate) deadline: Micros,
+    pub(crate) workload: task::Workload,
+    /// Revision that the read under way must see at least.
+    pub(crate) bound: u64,
+}
+
+impl Client {
+    pub(crate) fn new(number: usize, settings: &Settings, map: &Arc<RangeMap>, seed: u64) -> Self {
+        let mut rng = Rng::with_seed(seed);
+        Self {
+            workload: task::Workload::new(number, settings, map, &mut rng),
+            turn: rng.usize(..settings.nodes),
+            rng,
+            nodes: settings.nodes,
+            map: Arc::clone(map),
+            leaders: BTreeMap::new(),
+            timeout: settings.timeout,
+            task: None,
+            pending: None,
+            deadline: 0,
+            bound: 0,
+        }
+    }
+
+    /// Begins the next task. Returns false if there is none.
+    pub(crate) fn begin(&mut self, now: Micros) {
+        self.deadline = now + self.timeout;
+        self.task = Some(self.workload.next(&mut self.rng));
+    }
+
+    /// What the task does next, after a request of it has ended.
+    pub(crate) fn advance(&mut self, ended: Option<Ended>) -> Next {
+        match &mut self.task {
+            Some(task) => task.advance(ended),
+            None => unreachable!("only a client with a task is advanced"),
+        }
+    }
+
+    /// Begins a request.
+    pub(crate) fn ask(&mut self, kind: request::Kind, now: Micros) -> Move {
+        let shard = self.shard_of(&kind);
+        self.pending = Some(Pending {
+            repeat: Repeat::of(&kind),
+            kind,
+            shard,
+            deadline: self.deadline,
+            failures: 0,
+            maybe_written: false,
+            try_id: 0,
+            target: 0,
+            leads: false,
+        });
+        self.try_now(now)
+    }
+
+    fn shard_of(&self, kind: &request::Kind) -> Option<ShardId> {
+        let found = match kind {
+            request::Kind::Get(get) => self.map.lookup(&get.key),
+            request::Kind::BatchGet(get) => {
+                self.map.lookup(get.keys.first().unwrap_or(&Bytes::new()))
+            }
+            request::Kind::Put(put) => self.map.lookup(&put.key),
+            request::Kind::Delete(delete) => self.map.lookup(&delete.key),
+            request::Kind::Scan(scan) if scan.reverse => self.map.lookup_before(&scan.end),
+            request::Kind::Scan(scan) => self.map.lookup(&scan.start),
+            request::Kind::OpenSession(open) => self.map.lookup(&open.key),
+            request::Kind::CloseSession(close) => self.map.lookup(&close.key),
+            request::Kind::Batch(batch) => {
+                let key = task::first_key(batch);
+                self.map.lookup(&key)
+            }
+        };
+        found.map(|descriptor| descriptor.shard)
+    }
+
+    /// The leader's node if it is known, else any node.
+    fn try_now(&mut self, now: Micros) -> Move {
+        let Some(pending) = &mut self.pending else {
+            unreachable!("a try needs a request");
+        };
+        let leader = pending.shard.and_then(|shard| self.leaders.get(&shard));
+        pending.leads = leader.is_some();
+        pending.target = leader.copied().unwrap_or_else(|| {
+            self.turn += 1;
+            self.turn % self.nodes
+        });
+        let left = pending.deadline.saturating_sub(now);
+        let timeout = match pending.repeat {
+            Repeat::Read | Repeat::Once => left.min(TRY_TIMEOUT),
+            Repeat::Write => left,
+        };
+        Move::Send {
+            to: pending.target,
+            kind: pending.kind.clone(),
+            timeout,
+        }
+    }
+
+    /// Notes by which number the try that was just sent is known.
+    pub(crate) fn sent(&mut self, try_id: u64) {
+        if let Some(pending) = &mut self.pending {
+            pending.try_id = try_id;
+        }
+    }
+
+    /// Whether an answer to this try is still waited for.
+    pub(crate) fn waits_for(&self, try_id: u64) -> bool {
+        (self.pending.as_ref()).is_some_and(|pending| pending.try_id == try_id)
+    }
+
+    /// The pause is over.
+    pub(crate) fn again(&mut self, now: Micros) -> Move {
+        self.try_now(now)
+    }
+
+    /// The try has ended.
+    pub(crate) fn reply(&mut self, reply: rpc::Reply, now: Micros) -> Move {
+        let Some(pending) = &mut self.pending else {
+            unreachable!("only a client that waits is answered");
+        };
+        pending.try_id = 0;
+        let failure = match reply {
+            Ok(kind) => {
+                self.pending = None;
+                return Move::Ended(Ended::Answered(kind));
+            }
+            Err(failure) => failure,
+        };
+        let (repeat, shard, leads) = (pending.repeat, pending.shard, pending.leads);
+        pending.maybe_written |= repeat != Repeat::Read && !failure.nothing_written();
+        let failures = pending.failures;
+        pending.failures += 1;
+        let (maybe_written, deadline) = (pending.maybe_written, pending.deadline);
+        let at_once = self.learn(shard, leads, &failure) && failures < 3;
+        let pause = if at_once {
+            0
+        } else {
+            self.pause(failures + 1, &failure)
+        };
+        if !repeat.allows(&failure) || now + pause >= deadline {
+            self.pending = None;
+            return Move::Ended(if maybe_written {
+                Ended::Unknown
+            } else {
+                Ended::Failed
+            });
+        }
+        Move::Pause(pause)
+    }
+
+    /// Takes from a failure what it says about routes. True: enough to try again at once.
+    fn learn(&mut self, shard: Option<ShardId>, leads: bool, failure: &Failure) -> bool {
+        let Some(shard) = shard else {
+            return false;
+        };
+        match failure {
+            Failure::Node(error) if error.code() == Code::NotLeader => {
+                let leader = NodeId(error.leader);
+                if leader == NodeId::NONE {
+                    self.leaders.remove(&shard);
+                    return false;
+                }
+                let at = (leader.0 - 1) as usize;
+                self.leaders.insert(shard, at) != Some(at)
+            }
+            Failure::Node(error) if error.code() == Code::ShuttingDown && leads => {
+                self.leaders.remove(&shard);
+                false
+            }
+            Failure::Unreachable | Failure::ConnectionLost | Failure::Late if leads => {
+                self.leaders.remove(&shard);
+                false
+            }
+            _ => false,
+        }
+    }
+
+    fn pause(&mut self, failures: u32, failure: &Failure) -> Micros {
+        let full = PAUSE_LAST.min(PAUSE_FIRST << failures.min(10));
+        let pause = full / 2 + self.rng.u64(..=full / 2);
+        match failure {
+            Failure::Node(error) if error.code() == Code::Busy => {
+                pause.max(u64::from(error.retry_after_ms) * MILLIS)
+            }
+            _ => pause,
+        }
+    }
+}

@@ -1,0 +1,241 @@
+//! One simulated node: the engine that a real node runs, and around it what the node's threads do, as events.
+//!
+//! | here | in the node |
+//! |---|---|
+//! | [`Engine`], state machines, recovery, range map, request rules | the same code |
+//! | `inbox`, and turns that take all of it | `runtime::worker` |
+//! | [`Writer`]: gathers appends, one write and one sync, then lets go what waited | `storage::writer` |
+//! | [`Applier`]: rounds, one batch, flushes, installations in order with entries | `runtime::applier` |
+//! | [`router::Router`], [`call::Call`]: where a request goes and what follows from a refusal | `router`, `server::call` |
+//! | frames and snapshots (`sim`) | `transport` |
+
+pub(crate) mod call;
+pub(crate) mod router;
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use flotilla_proto::v1::Command;
+use flotilla_shards::engine::{Apply, Compaction, Engine, LogAppend};
+use flotilla_shards::genesis::{self, GENESIS_INDEX, GENESIS_TERM, Genesis};
+use flotilla_shards::ids::{NodeId, ShardId};
+use flotilla_shards::kv::{StateBatch, StateMachine};
+use flotilla_shards::raft::{EntryId, Index, Message, SnapshotMeta};
+use flotilla_shards::range_map::RangeMap;
+
+use crate::clock::Clock;
+use crate::disk::log::{LogDisk, LogWrite, SharedLog};
+use crate::disk::state::StateDisk;
+use crate::queue::Micros;
+use call::Call;
+use router::Router;
+
+/// Received snapshots of a shard that are kept, as in the node's storage.
+const KEPT: usize = 2;
+
+/// Names a call of this start of the node: the engine's completion handle.
+pub(crate) type Handle = u64;
+
+/// The engine as the simulator runs it.
+pub(crate) type SimEngine = Engine<Handle, SharedLog>;
+
+/// What an engine is told in its next turn.
+#[derive(Debug)]
+pub(crate) enum Input {
+    Propose {
+        shard: ShardId,
+        command: Command,
+        bytes: usize,
+        handle: Handle,
+    },
+    Read(ShardId, Handle),
+    Peer(Vec<(ShardId, Message)>),
+    Local(Vec<(ShardId, Message)>),
+    Flushed(Vec<(ShardId, Index)>),
+    Unreachable(NodeId),
+    SnapshotSent {
+        shard: ShardId,
+        node: NodeId,
+        ok: bool,
+    },
+    Transfer(ShardId, NodeId),
+    Drain,
+}
+
+/// Whether a node takes part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// It runs.
+    Up,
+    /// Its process stands still: what comes in waits.
+    Paused,
+    /// It does not run, and will be started again.
+    Down,
+    /// It does not run and can't be started from its disk, or was replaced by another store: its replicas are lost.
+    Lost,
+}
+
+/// The thread that writes the log.
+#[derive(Debug, Default)]
+pub(crate) struct Writer {
+    pub(crate) appends: Vec<LogAppend>,
+    pub(crate) compactions: Vec<Compaction>,
+    pub(crate) under_way: Option<UnderWay>,
+}
+
+/// A write of the log that is not done.
+#[derive(Debug)]
+pub(crate) struct UnderWay {
+    pub(crate) appends: Vec<LogAppend>,
+    pub(crate) write: LogWrite,
+    /// Snapshots that must be in the state first.
+    pub(crate) installs: usize,
+}
+
+/// What the applier is asked to do.
+#[derive(Debug)]
+pub(crate) enum Job {
+    Apply(Apply<Handle>),
+    Install { shard: ShardId, position: EntryId },
+}
+
+/// The thread that writes the state.
+#[derive(Debug, Default)]
+pub(crate) struct Applier {
+    pub(crate) queue: VecDeque<Job>,
+    pub(crate) busy: bool,
+    pub(crate) machines: BTreeMap<ShardId, StateMachine>,
+    pub(crate) batch: StateBatch,
+    pub(crate) unflushed: Unflushed,
+    /// The flush under way: up to which batch, and what it brings durably.
+    pub(crate) flushing: Option<(u64, Unflushed)>,
+}
+
+/// What a crash would lose from the state.
+#[derive(Debug, Default)]
+pub(crate) struct Unflushed {
+    pub(crate) bytes: u64,
+    pub(crate) since: Option<Micros>,
+    pub(crate) applied: BTreeMap<ShardId, Index>,
+}
+
+/// A snapshot that was received whole.
+#[derive(Clone, Debug)]
+pub(crate) struct Received {
+    pub(crate) position: EntryId,
+    pub(crate) rows: Rc<Vec<(Bytes, Bytes)>>,
+}
+
+/// A snapshot on its way.
+#[derive(Debug)]
+pub(crate) struct Transfer {
+    pub(crate) from: usize,
+    pub(crate) from_boot: u32,
+    pub(crate) to: usize,
+    pub(crate) shard: ShardId,
+    pub(crate) message: Message,
+    pub(crate) meta: SnapshotMeta,
+    pub(crate) rows: Rc<Vec<(Bytes, Bytes)>>,
+}
+
+/// What the disk does at the moment.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct DiskMood {
+    /// Times that it is slower than usual, less one.
+    pub(crate) slow: u64,
+    pub(crate) stalled_until: Micros,
+    pub(crate) full: bool,
+    pub(crate) fail_sync: bool,
+}
+
+/// See the module.
+pub(crate) struct Node {
+    pub(crate) id: NodeId,
+    pub(crate) phase: Phase,
+    /// Counts the starts.
+    pub(crate) boot: u32,
+    pub(crate) engine: Option<SimEngine>,
+    pub(crate) inbox: Vec<Input>,
+    pub(crate) turn_due: bool,
+    pub(crate) clock: Clock,
+    /// What the monotonic clock said at the start, which ticks are counted from.
+    pub(crate) started: Micros,
+    pub(crate) tick: u64,
+    /// Tells a scheduled tick from one that a change of the clock has overtaken.
+    pub(crate) tick_generation: u64,
+    pub(crate) log: SharedLog,
+    pub(crate) state: StateDisk,
+    pub(crate) received: BTreeMap<ShardId, Vec<Received>>,
+    pub(crate) disk: DiskMood,
+    pub(crate) writer: Writer,
+    pub(crate) applier: Applier,
+    pub(crate) router: Router,
+    pub(crate) calls: BTreeMap<Handle, Call>,
+    pub(crate) next_call: Handle,
+    /// Calls that wait for a leader.
+    pub(crate) waiting: BTreeMap<ShardId, BTreeSet<Handle>>,
+}
+
+impl Node {
+    /// A node of a new cluster, not started yet.
+    pub(crate) fn born(id: NodeId, genesis: &Genesis, map: &Arc<RangeMap>) -> Self {
+        let shards = genesis.shards_on(id).map(|descriptor| descriptor.shard);
+        let position = EntryId {
+            index: GENESIS_INDEX,
+            term: GENESIS_TERM,
+        };
+        let log = LogDisk::born(shards, position, genesis::hard_state());
+        Self {
+            id,
+            phase: Phase::Down,
+            boot: 0,
+            engine: None,
+            inbox: Vec::new(),
+            turn_due: false,
+            clock: Clock::new(),
+            started: 0,
+            tick: 0,
+            tick_generation: 0,
+            log: SharedLog(Rc::new(RefCell::new(log))),
+            state: StateDisk::born(Arc::clone(map), genesis.rows(id)),
+            received: BTreeMap::new(),
+            disk: DiskMood::default(),
+            writer: Writer::default(),
+            applier: Applier::default(),
+            router: Router::new(id, Arc::clone(map)),
+            calls: BTreeMap::new(),
+            next_call: 1,
+            waiting: BTreeMap::new(),
+        }
+    }
+
+    /// Whether it runs, paused or not.
+    pub(crate) fn is_running(&self) -> bool {
+        matches!(self.phase, Phase::Up | Phase::Paused)
+    }
+
+    /// Forgets all that a process has in memory.
+    pub(crate) fn forget(&mut self, map: &Arc<RangeMap>) {
+        self.engine = None;
+        self.inbox.clear();
+        self.turn_due = false;
+        self.received.clear();
+        self.writer = Writer::default();
+        self.applier = Applier::default();
+        self.router = Router::new(self.id, Arc::clone(map));
+        self.calls.clear();
+        self.waiting.clear();
+    }
+
+    /// Keeps a received snapshot, and the one before it.
+    pub(crate) fn receive(&mut self, shard: ShardId, received: Received) {
+        let kept = self.received.entry(shard).or_default();
+        kept.retain(|known| known.position != received.position);
+        kept.push(received);
+        kept.sort_by_key(|known| std::cmp::Reverse(known.position.index));
+        kept.truncate(KEPT);
+    }
+}
