@@ -22,7 +22,7 @@ pub(super) fn shrink(component: &Component) -> Vec<OpId> {
         steps: STEPS_MAX,
     };
     shrink.cut_the_end();
-    while shrink.leave_out_reads() | shrink.leave_out_writes() {}
+    while shrink.leave_out_reads() | shrink.forget_answers() | shrink.leave_out_writes() {}
     let mut operations: Vec<OpId> = shrink.component.steps.iter().map(|step| step.op).collect();
     operations.sort_unstable();
     operations.dedup();
@@ -75,27 +75,51 @@ impl Shrink {
         }
     }
 
-    /// Leaves out steps that changed nothing, as many at a time as possible.
+    /// Leaves out steps that changed nothing.
     fn leave_out_reads(&mut self) -> bool {
-        self.leave_out(|component| {
+        let may = |component: &Component| -> Vec<bool> {
             let steps = component.steps.iter();
             steps.map(|step| step.changes.is_empty()).collect()
+        };
+        self.with_less(may, |_| None)
+    }
+
+    /// Forgets what writes were told: what fits no order without that does so with it.
+    fn forget_answers(&mut self) -> bool {
+        let may = |component: &Component| -> Vec<bool> {
+            let told = |step: &Step| !step.tests.is_empty() || step.deleted.is_some();
+            let steps = component.steps.iter();
+            steps
+                .map(|step| !step.changes.is_empty() && told(step))
+                .collect()
+        };
+        self.with_less(may, |step| {
+            let mut step = step.clone();
+            step.tests.clear();
+            step.deleted = None;
+            Some(step)
         })
     }
 
     /// Leaves out writes whose versions nobody looks at any more.
     fn leave_out_writes(&mut self) -> bool {
-        self.leave_out(|component| {
+        let may = |component: &Component| -> Vec<bool> {
             let helps = Helps::new(component);
             let unseen = |step: &Step| {
                 let unseen = !step.changes.iter().any(|(_, version)| helps.any(*version));
                 unseen && !step.changes.is_empty()
             };
             component.steps.iter().map(unseen).collect()
-        })
+        };
+        self.with_less(may, |_| None)
     }
 
-    fn leave_out(&mut self, may: impl Fn(&Component) -> Vec<bool>) -> bool {
+    /// Makes less of the steps that allow it, as many at a time as possible, as long as they fit no order.
+    fn with_less(
+        &mut self,
+        may: impl Fn(&Component) -> Vec<bool>,
+        less: impl Fn(&Step) -> Option<Step>,
+    ) -> bool {
         let mut any = false;
         let mut size = self.component.steps.len().max(1);
         loop {
@@ -106,19 +130,19 @@ impl Shrink {
                     .enumerate()
                     .filter_map(|(at, may)| may.then_some(at))
                     .collect();
-                let Some(chunk) = candidates.get(at..) else {
-                    break;
-                };
+                let chunk = candidates.get(at..).unwrap_or_default();
                 let chunk = &chunk[..size.min(chunk.len())];
                 if chunk.is_empty() {
                     break;
                 }
-                let kept = self.component.steps.iter().enumerate();
-                let kept = kept
-                    .filter(|(at, _)| chunk.binary_search(at).is_err())
-                    .map(|(_, step)| step.clone())
+                let steps = self.component.steps.iter().enumerate();
+                let steps = steps
+                    .filter_map(|(at, step)| match chunk.binary_search(&at) {
+                        Ok(_) => less(step),
+                        Err(_) => Some(step.clone()),
+                    })
                     .collect();
-                if self.fails(kept) {
+                if self.fails(steps) {
                     any = true;
                 } else {
                     at += size;

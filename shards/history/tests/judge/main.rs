@@ -2,7 +2,10 @@
 //! anomalies planted into them.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod anomalies;
 mod files;
+mod foreign;
+mod open;
 mod random;
 mod script;
 mod store;

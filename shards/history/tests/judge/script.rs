@@ -14,6 +14,9 @@ pub(crate) struct Op {
     pub(crate) client: u64,
     pub(crate) call: Call,
     pub(crate) outcome: Outcome,
+    /// Places among the events.
+    pub(crate) invoked: usize,
+    pub(crate) returned: usize,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -36,6 +39,8 @@ impl Script {
             client,
             call,
             outcome: Outcome::Unknown,
+            invoked: self.events.len(),
+            returned: usize::MAX,
         });
         self.events.push(Event::Invoke(op));
         op
@@ -43,6 +48,7 @@ impl Script {
 
     pub(crate) fn ok(&mut self, op: usize, answer: Answer) {
         self.ops[op].outcome = Outcome::Ok(answer);
+        self.ops[op].returned = self.events.len();
         self.events.push(Event::Ok(op));
     }
 
@@ -74,6 +80,20 @@ impl Script {
             }
         }
         history
+    }
+}
+
+impl Op {
+    pub(crate) fn answer(&self) -> Option<&Answer> {
+        match &self.outcome {
+            Outcome::Ok(answer) => Some(answer),
+            Outcome::Failed | Outcome::Unknown => None,
+        }
+    }
+
+    /// Whether this had returned before the other was invoked.
+    pub(crate) fn precedes(&self, other: &Self) -> bool {
+        self.returned < other.invoked
     }
 }
 

@@ -5,8 +5,8 @@ use bytes::Bytes;
 use flotilla_history::{Answer, Call, Change, Found, History, Operation, Test};
 use std::collections::BTreeMap;
 
-#[derive(Clone, Default, PartialEq)]
-struct State {
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) struct State {
     /// Value and revision, 0 for one that is not known.
     keys: BTreeMap<Bytes, (Bytes, u64)>,
     lists: BTreeMap<Bytes, Vec<Bytes>>,
@@ -51,7 +51,7 @@ fn same(found: Option<&Found>, row: Option<&(Bytes, u64)>) -> bool {
 }
 
 /// The state after an operation; nothing if its answer is not so in this state.
-fn after(state: &State, operation: &Operation) -> Option<State> {
+pub(crate) fn after(state: &State, operation: &Operation) -> Option<State> {
     let mut state = state.clone();
     let answer = operation.answer();
     let explained = match (&operation.call, answer) {
