@@ -224,11 +224,16 @@ impl Ready {
                     .iter()
                     .try_for_each(|entry| writeln!(f, "{}", entry.display(formatter)))
             };
-            list(f, "Entries", &self.entries)?;
-            if let Some(snapshot) = &self.snapshot {
+            // With asynchronous writes they are in the storage messages, and shown here as well.
+            let request = |kind| self.messages.iter().find(|message| message.kind == kind);
+            let append = request(MessageKind::StorageAppend);
+            list(f, "Entries", append.map_or(&self.entries, |m| &m.entries))?;
+            if let Some(snapshot) = append.map_or(&self.snapshot, |m| &m.snapshot) {
                 writeln!(f, "Snapshot {snapshot}")?;
             }
-            list(f, "CommittedEntries", &self.committed_entries)?;
+            let apply = request(MessageKind::StorageApply);
+            let committed = apply.map_or(&self.committed_entries, |m| &m.entries);
+            list(f, "CommittedEntries", committed)?;
             if !self.messages.is_empty() {
                 f.write_str("Messages:\n")?;
             }

@@ -28,8 +28,7 @@
 //! what must wait for a write is attached to it as `responses`:
 //!
 //! - `StorageAppend` to [`ReplicaId::APPEND_THREAD`]: make `entries`, `snapshot` and, unless all of it is 0, the hard
-//!   state `(term, vote, commit)` durable. Then deliver the responses, those to the own id by [`RawNode::step`]. (The
-//!   fields of the [`Ready`] hold the same once more; do one of both.)
+//!   state `(term, vote, commit)` durable. Then deliver the responses, those to the own id by [`RawNode::step`].
 //! - `StorageApply` to [`ReplicaId::APPLY_THREAD`]: apply `entries`, then deliver the responses.
 //!
 //! | may overlap | must not |

@@ -8,9 +8,8 @@ use super::confchange::{
 use super::config::Config;
 use super::error::{Error, StoredStateError};
 use super::progress::Progress;
-use super::raft::{Raft, is_local_message, is_response_message};
+use super::raft::{Applied, Raft, is_local_message, is_response_message};
 use super::read_only::ReadState;
-use super::size::entries_size;
 use super::storage::{Storage, StorageError};
 use super::tracker;
 use super::types::{
@@ -28,11 +27,14 @@ pub struct Ready {
     pub hard_state: Option<HardState>,
     /// Answers to read requests of this replica.
     pub read_states: Vec<ReadState>,
-    /// Entries to be made durable, replacing what the storage has from the index of the first one on.
+    /// With synchronous writes: entries to be made durable, replacing what the storage has from the index of the first
+    /// one on. With asynchronous ones they are in the `StorageAppend` among `messages`, as is the snapshot.
     pub entries: Vec<Entry>,
-    /// A snapshot to be made durable before `entries`, replacing the whole log and the state machine.
+    /// With synchronous writes: a snapshot to be made durable before `entries`, replacing the whole log and the state
+    /// machine.
     pub snapshot: Option<Box<Snapshot>>,
-    /// Entries to be applied to the state machine, in this order.
+    /// With synchronous writes: entries to be applied to the state machine, in this order. With asynchronous ones they
+    /// are in the `StorageApply` among `messages`.
     pub committed_entries: Vec<Entry>,
     /// Messages to be sent: with synchronous writes, after the other parts are durable; with asynchronous ones, at
     /// once. In the latter case the writes themselves are among them.
@@ -83,6 +85,14 @@ pub struct Status {
     pub progress: Vec<(ReplicaId, Progress)>,
 }
 
+/// What follows when a [`Ready`] of synchronous writes is done.
+#[derive(Debug, Default)]
+struct OnAdvance {
+    /// Messages to the replica itself.
+    steps: Vec<Message>,
+    applied: Option<Applied>,
+}
+
 /// One replica of a group.
 #[derive(Debug)]
 pub struct RawNode<S> {
@@ -90,8 +100,8 @@ pub struct RawNode<S> {
     pub raft: Raft<S>,
     prev_soft_state: SoftState,
     prev_hard_state: HardState,
-    /// With synchronous writes: what to step when the last [`Ready`] is done.
-    steps_on_advance: Vec<Message>,
+    /// With synchronous writes: what follows when the last [`Ready`] is done.
+    on_advance: Option<Box<OnAdvance>>,
     failure: Option<Box<StorageError>>,
     async_storage_writes: bool,
 }
@@ -107,7 +117,7 @@ impl<S: Storage> RawNode<S> {
             prev_soft_state: raft.soft_state(),
             prev_hard_state: raft.hard_state(),
             raft,
-            steps_on_advance: Vec::new(),
+            on_advance: None,
             failure: None,
             async_storage_writes: config.async_storage_writes,
         })
@@ -157,6 +167,7 @@ impl<S: Storage> RawNode<S> {
     }
 
     /// Runs something on the replica unless its storage has failed, and remembers if it does.
+    #[inline]
     fn guard<T>(&mut self, run: impl FnOnce(&mut Raft<S>) -> Result<T, Error>) -> Result<T, Error> {
         if let Some(failure) = &self.failure {
             return Err(Error::Storage(StorageError::clone(failure)));
@@ -176,8 +187,12 @@ impl<S: Storage> RawNode<S> {
     }
 
     /// Passes one tick. A failing storage shows in [`RawNode::failure`].
+    #[inline]
     pub fn tick(&mut self) {
-        self.advance_ticks(1);
+        if self.failure.is_none() && self.raft.count(1) {
+            // Other errors than the storage's don't come up without a message.
+            let _ = self.guard(Raft::timed_out);
+        }
     }
 
     /// Passes `ticks` ticks at once, as that many calls of [`RawNode::tick`] would. A failing storage shows in
@@ -429,34 +444,37 @@ impl<S: Storage> RawNode<S> {
             must_sync,
         };
         let waiting = self.raft.take_messages_after_append();
+        let applying = Applied::new(&ready.committed_entries);
         if self.async_storage_writes {
             self.add_storage_messages(&mut ready, waiting);
         } else {
-            self.plan_advance(&mut ready, waiting);
+            self.plan_advance(&mut ready, waiting, applying);
         }
         self.prev_soft_state = soft_state;
         self.prev_hard_state = ready.hard_state.unwrap_or(prev);
         let log = self.raft.log_mut();
         log.accept_unstable();
-        if let Some(last) = ready.committed_entries.last() {
-            let size = entries_size(&ready.committed_entries);
-            log.accept_applying(last.index, size, applies_unstable);
+        if let Some(applying) = applying {
+            log.accept_applying(applying.index, applying.size, applies_unstable);
         }
         ready
     }
 
-    /// With asynchronous writes: the writes as messages, with what may be sent after them attached.
+    /// With asynchronous writes: the writes become messages, with what may be sent after them attached.
     fn add_storage_messages(&self, ready: &mut Ready, waiting: Vec<Message>) {
         let id = self.raft.id();
-        if !ready.entries.is_empty()
+        let entries = std::mem::take(&mut ready.entries);
+        let snapshot = ready.snapshot.take();
+        let committed = std::mem::take(&mut ready.committed_entries);
+        if !entries.is_empty()
             || ready.hard_state.is_some()
-            || ready.snapshot.is_some()
+            || snapshot.is_some()
             || !waiting.is_empty()
         {
             let hard_state = ready.hard_state.unwrap_or_default();
             let mut responses = waiting;
             // Behind the replica's own acknowledgement, so that its terms are still looked up in the unstable log.
-            responses.extend(self.storage_append_response(ready));
+            responses.extend(self.storage_append_response(snapshot.as_deref()));
             ready.messages.push(Message {
                 kind: MessageKind::StorageAppend,
                 to: ReplicaId::APPEND_THREAD,
@@ -464,18 +482,26 @@ impl<S: Storage> RawNode<S> {
                 term: hard_state.term,
                 vote: hard_state.vote,
                 commit: hard_state.commit,
-                entries: ready.entries.clone(),
-                snapshot: ready.snapshot.clone(),
+                entries,
+                snapshot,
                 responses,
                 ..Message::default()
             });
         }
-        if let Some(response) = self.storage_apply_response(ready) {
+        if !committed.is_empty() {
+            // What says that these entries are applied. Of no term: they are committed.
+            let response = Message {
+                kind: MessageKind::StorageApplyResp,
+                to: id,
+                from: ReplicaId::APPLY_THREAD,
+                entries: committed.clone(),
+                ..Message::default()
+            };
             ready.messages.push(Message {
                 kind: MessageKind::StorageApply,
                 to: ReplicaId::APPLY_THREAD,
                 from: id,
-                entries: ready.committed_entries.clone(),
+                entries: committed,
                 responses: vec![response],
                 ..Message::default()
             });
@@ -484,24 +510,29 @@ impl<S: Storage> RawNode<S> {
 
     /// With synchronous writes: messages that wait for the write go out behind it, those to the replica itself and
     /// the acknowledgements of the write are stepped when it is done.
-    fn plan_advance(&mut self, ready: &mut Ready, waiting: Vec<Message>) {
+    fn plan_advance(
+        &mut self,
+        ready: &mut Ready,
+        waiting: Vec<Message>,
+        applying: Option<Applied>,
+    ) {
+        let append = self.storage_append_response(ready.snapshot.as_deref());
+        let id = self.raft.id();
+        let on_advance = self.on_advance.get_or_insert_default();
         assert!(
-            self.steps_on_advance.is_empty(),
+            on_advance.steps.is_empty() && on_advance.applied.is_none(),
             "a Ready was taken before the last one was advanced: {}",
             self.raft.describe()
         );
-        let id = self.raft.id();
         for message in waiting {
             if message.to == id {
-                self.steps_on_advance.push(message);
+                on_advance.steps.push(message);
             } else {
                 ready.messages.push(message);
             }
         }
-        let append = self.storage_append_response(ready);
-        let apply = self.storage_apply_response(ready);
-        self.steps_on_advance
-            .extend(append.into_iter().chain(apply));
+        on_advance.steps.extend(append);
+        on_advance.applied = applying;
     }
 
     /// What says that the entries and the snapshot of this and all earlier [`Ready`]s are durable.
@@ -510,10 +541,10 @@ impl<S: Storage> RawNode<S> {
     /// acknowledgement of a lower term is ignored, because the entries it speaks of may have been overwritten, and
     /// overwritten again by equal ones whose write is still on the way. So after a change of term the next write, of
     /// the hard state at least, must acknowledge for it.
-    fn storage_append_response(&self, ready: &Ready) -> Option<Message> {
+    fn storage_append_response(&self, snapshot: Option<&Snapshot>) -> Option<Message> {
         let log = self.raft.log();
         let last = log.unstable().entries().last();
-        if last.is_none() && ready.snapshot.is_none() {
+        if last.is_none() && snapshot.is_none() {
             return None;
         }
         Some(Message {
@@ -523,18 +554,7 @@ impl<S: Storage> RawNode<S> {
             term: self.raft.term(),
             log_term: last.map_or(Term(0), |entry| entry.term),
             index: last.map_or(Index(0), |entry| entry.index),
-            snapshot: ready.snapshot.clone(),
-            ..Message::default()
-        })
-    }
-
-    /// What says that the committed entries of this [`Ready`] are applied. Of no term: they are committed.
-    fn storage_apply_response(&self, ready: &Ready) -> Option<Message> {
-        (!ready.committed_entries.is_empty()).then(|| Message {
-            kind: MessageKind::StorageApplyResp,
-            to: self.raft.id(),
-            from: ReplicaId::APPLY_THREAD,
-            entries: ready.committed_entries.clone(),
+            snapshot: snapshot.cloned().map(Box::new),
             ..Message::default()
         })
     }
@@ -548,11 +568,17 @@ impl<S: Storage> RawNode<S> {
             !self.async_storage_writes,
             "advance must not be called with asynchronous storage writes"
         );
-        let mut steps = std::mem::take(&mut self.steps_on_advance);
-        for message in steps.drain(..) {
+        let Some(mut on_advance) = self.on_advance.take() else {
+            return;
+        };
+        for message in on_advance.steps.drain(..) {
             // Outdated ones are refused, which is as it should be.
             let _ = self.guard(|raft| raft.step(message));
         }
+        if let Some(applied) = on_advance.applied.take() {
+            let _ = self.guard(|raft| raft.entries_applied(applied));
+        }
+        self.on_advance = Some(on_advance);
     }
 
     /// Where the replica stands. Copies the membership and, on a leader, the progress of all members.

@@ -4,15 +4,19 @@ use super::Raft;
 use crate::raft::error::Error;
 use crate::raft::progress::ProgressState;
 use crate::raft::storage::Storage;
-use crate::raft::types::{Message, MessageKind, ReplicaId, Role};
+use crate::raft::types::{ReplicaId, Role};
 
 impl<S: Storage> Raft<S> {
     /// Passes one tick.
     ///
     /// # Errors
     /// If the storage fails.
+    #[inline]
     pub fn tick(&mut self) -> Result<(), Error> {
-        self.advance_ticks(1)
+        match self.count(1) {
+            true => self.timed_out(),
+            false => Ok(()),
+        }
     }
 
     /// Passes `ticks` ticks, as that many calls of [`Raft::tick`] would.
@@ -24,20 +28,43 @@ impl<S: Storage> Raft<S> {
         while left > 0 {
             let passed = self.ticks_until_due().map_or(left, |due| due.min(left));
             left -= passed;
-            self.now += u64::from(passed);
-            // A leader that rests counts nothing; a follower counts how long it hasn't heard from its leader.
-            if self.role != Role::Leader {
-                self.election_elapsed = self.election_elapsed.saturating_add(passed);
-                if !self.quiescent && self.past_election_timeout() && self.promotable() {
-                    self.election_timed_out()?;
-                }
-            } else if !self.quiescent {
-                self.election_elapsed += passed;
-                self.heartbeat_elapsed = self.heartbeat_elapsed.saturating_add(passed);
-                self.leader_timeouts()?;
+            if self.count(passed) {
+                self.timed_out()?;
             }
         }
         Ok(())
+    }
+
+    /// Counts ticks, of which only the last one may be one at which something is due. Returns whether that is so. This
+    /// is all that an idle replica costs, so no more than counting and comparing is done here.
+    #[inline]
+    pub(in crate::raft) fn count(&mut self, ticks: u32) -> bool {
+        self.now += u64::from(ticks);
+        // A leader that rests counts nothing; a follower counts how long it hasn't heard from its leader.
+        if self.role != Role::Leader {
+            self.election_elapsed = self.election_elapsed.saturating_add(ticks);
+            return self.past_election_timeout() && !self.quiescent;
+        }
+        if self.quiescent {
+            return false;
+        }
+        self.election_elapsed = self.election_elapsed.saturating_add(ticks);
+        self.heartbeat_elapsed = self.heartbeat_elapsed.saturating_add(ticks);
+        self.election_elapsed >= self.settings.election_ticks
+            || (self.heartbeat_elapsed >= self.settings.heartbeat_ticks
+                && !self.settings.manual_heartbeats)
+    }
+
+    /// Does what is due at a tick for which [`Raft::count`] said so.
+    #[cold]
+    pub(in crate::raft) fn timed_out(&mut self) -> Result<(), Error> {
+        if self.role == Role::Leader {
+            return self.leader_timeouts();
+        }
+        match self.promotable() {
+            true => self.election_timed_out(),
+            false => Ok(()),
+        }
     }
 
     /// After how many ticks something may happen by itself: an election, a heartbeat, a check of the quorum, the end
@@ -77,11 +104,7 @@ impl<S: Storage> Raft<S> {
         if self.election_elapsed >= self.settings.election_ticks {
             self.election_elapsed = 0;
             if self.settings.check_quorum {
-                self.step_leader(Message {
-                    kind: MessageKind::CheckQuorum,
-                    from: self.id,
-                    ..Message::default()
-                })?;
+                self.check_quorum();
             }
             // A transfer that takes longer than an election would is given up.
             self.abort_leader_transfer();
@@ -98,6 +121,7 @@ impl<S: Storage> Raft<S> {
     }
 
     /// Whether the election timeout has passed. Whether that leads to an election is another question.
+    #[inline]
     #[must_use]
     pub fn past_election_timeout(&self) -> bool {
         self.election_elapsed >= self.randomized_election_timeout

@@ -224,7 +224,7 @@ impl<S: Storage> Raft<S> {
     }
 
     /// Handles what concerns candidates and pre-candidates.
-    pub(super) fn step_candidate(&mut self, message: Message) -> Result<(), Error> {
+    pub(super) fn step_candidate(&mut self, message: &mut Message) -> Result<(), Error> {
         match message.kind {
             MessageKind::Prop => Err(Error::ProposalDropped(DropReason::NoLeader)),
             MessageKind::ReadIndex => Err(Error::ReadDropped(DropReason::NoLeader)),
@@ -234,8 +234,8 @@ impl<S: Storage> Raft<S> {
                 self.step_follower(message)
             }
             // A candidate may still hear answers to its own pre-vote.
-            MessageKind::VoteResp if self.role == Role::Candidate => self.poll(&message),
-            MessageKind::PreVoteResp if self.role == Role::PreCandidate => self.poll(&message),
+            MessageKind::VoteResp if self.role == Role::Candidate => self.poll(message),
+            MessageKind::PreVoteResp if self.role == Role::PreCandidate => self.poll(message),
             _ => Ok(()),
         }
     }

@@ -9,8 +9,8 @@ use crate::raft::storage::Storage;
 use crate::raft::types::{Index, Message, MessageKind, ReplicaId, Snapshot, Term};
 
 impl<S: Storage> Raft<S> {
-    /// Handles what concerns a follower.
-    pub(super) fn step_follower(&mut self, message: Message) -> Result<(), Error> {
+    /// Handles what concerns a follower. Takes out of the message what it keeps.
+    pub(super) fn step_follower(&mut self, message: &mut Message) -> Result<(), Error> {
         match message.kind {
             MessageKind::Prop => {
                 let reason = match self.has_leader() {
@@ -52,7 +52,7 @@ impl<S: Storage> Raft<S> {
             MessageKind::ReadIndexResp => {
                 self.read_states.push(ReadState {
                     index: message.index,
-                    context: message.context,
+                    context: std::mem::take(&mut message.context),
                 });
                 Ok(())
             }
@@ -61,17 +61,17 @@ impl<S: Storage> Raft<S> {
     }
 
     /// Passes a request on to the leader, in the name of who made it.
-    fn forward(&mut self, message: Message) {
+    fn forward(&mut self, message: &mut Message) {
         self.send(Message {
             to: self.lead,
             term: Term(0),
-            ..message
+            ..std::mem::take(message)
         });
     }
 
-    fn handle_append(&mut self, mut message: Message) -> Result<(), Error> {
+    fn handle_append(&mut self, message: &mut Message) -> Result<(), Error> {
         let (from, commit) = (message.from, message.commit);
-        let slice = LogSlice::from_checked(&mut message);
+        let slice = LogSlice::from_checked(message);
         let prev = slice.prev;
         // What is committed is the same everywhere: no need to look at it.
         if prev.index < self.log.committed() {
@@ -99,21 +99,21 @@ impl<S: Storage> Raft<S> {
         Ok(())
     }
 
-    fn handle_heartbeat(&mut self, message: Message) -> Result<(), Error> {
+    fn handle_heartbeat(&mut self, message: &mut Message) -> Result<(), Error> {
         self.check_commit(message.commit)?;
         self.log.commit_to(message.commit);
         self.send(Message {
             kind: MessageKind::HeartbeatResp,
             to: message.from,
             round: message.round,
-            context: message.context,
+            context: std::mem::take(&mut message.context),
             ..Message::default()
         });
         Ok(())
     }
 
-    fn handle_snapshot(&mut self, message: Message) -> Result<(), Error> {
-        let Some(snapshot) = message.snapshot else {
+    fn handle_snapshot(&mut self, message: &mut Message) -> Result<(), Error> {
+        let Some(snapshot) = message.snapshot.take() else {
             return Ok(());
         };
         // A snapshot that is not needed is answered with what is there instead.

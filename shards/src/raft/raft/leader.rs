@@ -11,8 +11,8 @@ use crate::raft::types::{
 };
 
 impl<S: Storage> Raft<S> {
-    /// Handles what concerns a leader.
-    pub(super) fn step_leader(&mut self, message: Message) -> Result<(), Error> {
+    /// Handles what concerns a leader. Takes out of the message what it keeps.
+    pub(super) fn step_leader(&mut self, message: &mut Message) -> Result<(), Error> {
         match message.kind {
             MessageKind::Beat => {
                 self.broadcast_heartbeat();
@@ -22,12 +22,18 @@ impl<S: Storage> Raft<S> {
                 self.check_quorum();
                 Ok(())
             }
-            MessageKind::Prop => self.append_proposal(message.entries).map(|_| ()),
-            MessageKind::ReadIndex => self.take_read(message.from, message.context),
+            MessageKind::Prop => {
+                let entries = std::mem::take(&mut message.entries);
+                self.append_proposal(entries).map(|_| ())
+            }
+            MessageKind::ReadIndex => {
+                let context = std::mem::take(&mut message.context);
+                self.take_read(message.from, context)
+            }
             // From here on the sender must be a member.
             _ if !self.tracker.progress.contains(message.from) => Ok(()),
-            MessageKind::AppResp => self.handle_append_response(&message),
-            MessageKind::HeartbeatResp => self.handle_heartbeat_response(&message),
+            MessageKind::AppResp => self.handle_append_response(message),
+            MessageKind::HeartbeatResp => self.handle_heartbeat_response(message),
             MessageKind::SnapStatus => {
                 self.handle_snapshot_status(message.from, message.reject);
                 Ok(())
@@ -46,7 +52,7 @@ impl<S: Storage> Raft<S> {
         }
     }
 
-    fn check_quorum(&mut self) {
+    pub(super) fn check_quorum(&mut self) {
         if !self.tracker.quorum_active() {
             self.become_follower(self.term, ReplicaId::NONE);
         }

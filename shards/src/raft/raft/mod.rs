@@ -26,6 +26,7 @@ mod replication;
 mod step;
 
 pub use election::CAMPAIGN_TRANSFER;
+pub(in crate::raft) use step::Applied;
 pub use step::{is_local_message, is_response_message};
 
 use super::config::{Config, ReadOnlyOption};

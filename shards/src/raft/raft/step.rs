@@ -4,7 +4,9 @@ use super::Raft;
 use crate::raft::error::{Error, ProtocolError};
 use crate::raft::size::{entries_size, payloads_size};
 use crate::raft::storage::Storage;
-use crate::raft::types::{EntryId, Index, Message, MessageKind, ReplicaId, Role, Snapshot, Term};
+use crate::raft::types::{
+    Entry, EntryId, Index, Message, MessageKind, ReplicaId, Role, Snapshot, Term,
+};
 use std::cmp::Ordering;
 
 /// Whether messages of this kind never travel between replicas (etcd `IsLocalMsg`).
@@ -40,13 +42,35 @@ pub fn is_response_message(kind: MessageKind) -> bool {
     )
 }
 
+/// Committed entries that are applied, as far as it matters.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::raft) struct Applied {
+    /// Index of the last one.
+    pub(in crate::raft) index: Index,
+    /// Sum of [`entry_size`](crate::raft::size::entry_size).
+    pub(in crate::raft) size: u64,
+    /// Sum of the sizes of the bare data.
+    payload: u64,
+}
+
+impl Applied {
+    /// `None` if there are no entries.
+    pub(in crate::raft) fn new(entries: &[Entry]) -> Option<Self> {
+        entries.last().map(|last| Self {
+            index: last.index,
+            size: entries_size(entries),
+            payload: payloads_size(entries),
+        })
+    }
+}
+
 impl<S: Storage> Raft<S> {
     /// Takes a message in: from another replica, from a storage thread, or local.
     ///
     /// # Errors
     /// If the message breaks the protocol or is a request that is dropped, without an effect other than that a higher
     /// term is followed; if the storage fails, with any.
-    pub fn step(&mut self, message: Message) -> Result<(), Error> {
+    pub fn step(&mut self, mut message: Message) -> Result<(), Error> {
         self.check_message(&message)?;
         if self.quiescent && self.disturbs(&message) {
             self.wake();
@@ -57,7 +81,7 @@ impl<S: Storage> Raft<S> {
             message.term.cmp(&self.term)
         };
         match order {
-            Ordering::Less => return self.step_lower_term(message),
+            Ordering::Less => return self.step_lower_term(&message),
             Ordering::Greater => {
                 if !self.enter_higher_term(&message) {
                     return Ok(());
@@ -80,19 +104,17 @@ impl<S: Storage> Raft<S> {
                     None => Ok(()),
                 }
             }
-            MessageKind::StorageApplyResp => match message.entries.last() {
-                Some(last) => {
-                    self.check_applied(last.index, self.log.applying())?;
-                    self.applied_to(last.index, entries_size(&message.entries))?;
-                    self.reduce_uncommitted_size(payloads_size(&message.entries));
-                    Ok(())
+            MessageKind::StorageApplyResp => match Applied::new(&message.entries) {
+                Some(applied) => {
+                    self.check_applied(applied.index, self.log.applying())?;
+                    self.entries_applied(applied)
                 }
                 None => Ok(()),
             },
             _ => match self.role {
-                Role::Leader => self.step_leader(message),
-                Role::Follower => self.step_follower(message),
-                Role::Candidate | Role::PreCandidate => self.step_candidate(message),
+                Role::Leader => self.step_leader(&mut message),
+                Role::Follower => self.step_follower(&mut message),
+                Role::Candidate | Role::PreCandidate => self.step_candidate(&mut message),
             },
         }
     }
@@ -117,7 +139,7 @@ impl<S: Storage> Raft<S> {
     }
 
     /// Handles a message of a lower term, of which most are ignored.
-    fn step_lower_term(&mut self, message: Message) -> Result<(), Error> {
+    fn step_lower_term(&mut self, message: &Message) -> Result<(), Error> {
         match message.kind {
             // The leader of a lower term may be alive while this replica, cut off for a while, has raised its own
             // term and can neither win (its votes are refused) nor return (its term is higher). An answer with its
@@ -167,6 +189,13 @@ impl<S: Storage> Raft<S> {
             MessageKind::Unreachable => false,
             _ => message.term == Term(0) || message.term >= self.term,
         }
+    }
+
+    /// Entries that were handed out for application are applied.
+    pub(in crate::raft) fn entries_applied(&mut self, applied: Applied) -> Result<(), Error> {
+        self.applied_to(applied.index, applied.size)?;
+        self.reduce_uncommitted_size(applied.payload);
+        Ok(())
     }
 
     /// Checks what a storage thread says to have been applied against what it can have been given.
