@@ -106,6 +106,7 @@ impl<C, L: LogReader + Clone> Replica<C, L> {
                 max_inflight_bytes: config.inflight_bytes_max,
                 check_quorum: true,
                 pre_vote: true,
+                liveness_fixes: true,
                 read_only: ReadOnlyOption::Safe,
                 async_storage_writes: true,
                 step_down_on_removal: true,

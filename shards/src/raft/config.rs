@@ -65,6 +65,13 @@ pub struct Config {
     /// when it returns (thesis 9.6). Default false, as in etcd; switch it on in production.
     pub pre_vote: bool,
 
+    /// Whether two situations are resolved in which etcd-raft stays blocked. A refused vote tells the candidate what is
+    /// committed: the one replica that knows of the commit which removed or demoted it may have the longest log, so that
+    /// nobody could win any more. And a joint configuration whose leaving was refused during a transfer of leadership
+    /// is left when the transfer is given up, not only with the next entry. Default false, as in etcd; switch it on in
+    /// production.
+    pub liveness_fixes: bool,
+
     /// How reads make sure of leadership. Default [`ReadOnlyOption::Safe`].
     pub read_only: ReadOnlyOption,
 
@@ -123,6 +130,7 @@ impl Default for Config {
             max_inflight_bytes: 0,
             check_quorum: false,
             pre_vote: false,
+            liveness_fixes: false,
             read_only: ReadOnlyOption::Safe,
             async_storage_writes: false,
             step_down_on_removal: false,

@@ -50,6 +50,7 @@ impl Settings {
             max_inflight_msgs: rng.usize(1..6),
             check_quorum: rng.bool(),
             pre_vote: rng.bool(),
+            liveness_fixes: true,
             async_storage_writes: rng.u8(..4) > 0,
             step_down_on_removal: rng.bool(),
             disable_proposal_forwarding: rng.u8(..4) == 0,

@@ -108,7 +108,9 @@ impl<S: Storage> Raft<S> {
             }
             // A transfer that takes longer than an election would is given up.
             self.abort_leader_transfer();
-            self.maybe_leave_joint()?;
+            if self.settings.liveness_fixes {
+                self.maybe_leave_joint()?;
+            }
         }
         if self.role == Role::Leader
             && !self.settings.manual_heartbeats

@@ -180,9 +180,9 @@ impl<S: Storage> Raft<S> {
             to: request.from,
             term,
             reject: !granted,
-            context: match granted {
-                true => Bytes::new(),
-                false => self.commit_hint()?,
+            context: match !granted && self.settings.liveness_fixes {
+                true => self.commit_hint()?,
+                false => Bytes::new(),
             },
             ..Message::default()
         });
@@ -210,7 +210,7 @@ impl<S: Storage> Raft<S> {
 
     /// Takes in the [`Raft::commit_hint`] of a refusal: an entry that is committed anywhere is committed here as well.
     fn take_commit_hint(&mut self, refusal: &Message) -> Result<(), StorageError> {
-        // Replicas of other versions may send none.
+        // Replicas that are set up otherwise send none.
         let Ok(hint) = <[u8; 16]>::try_from(refusal.context.as_ref()) else {
             return Ok(());
         };

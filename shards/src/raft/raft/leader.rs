@@ -321,7 +321,7 @@ impl<S: Storage> Raft<S> {
             return Ok(());
         }
         // No data: so it can't be refused for its size. A transfer of leadership may refuse it; then this comes again
-        // at the new leader, or here when the transfer has been given up.
+        // at the new leader, or here when the next entry is applied or (`liveness_fixes`) the transfer given up.
         let leave = Entry {
             kind: EntryKind::ConfChangeV2,
             ..Entry::default()

@@ -121,6 +121,7 @@ impl Env {
                 "inflight" => config.max_inflight_msgs = arg.value()?,
                 "async-storage-writes" => config.async_storage_writes = arg.flag()?,
                 "prevote" => config.pre_vote = arg.flag()?,
+                "liveness-fixes" => config.liveness_fixes = arg.flag()?,
                 "checkquorum" => config.check_quorum = arg.flag()?,
                 "max-committed-size-per-ready" => {
                     config.max_committed_size_per_ready = arg.value()?
