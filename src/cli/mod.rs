@@ -15,6 +15,7 @@ mod records;
 mod resume;
 mod shards;
 mod start;
+mod verify;
 
 use std::{process, time::Duration};
 
@@ -119,6 +120,8 @@ enum Command {
     /// Measure the cluster
     #[command(subcommand)]
     Bench(bench::Bench),
+    /// Judge a recorded history: could a correct store have answered so?
+    Verify(verify::Verify),
     /// The configuration of a node
     #[command(subcommand)]
     Config(Config),
@@ -235,6 +238,7 @@ fn run(cli: Cli) -> Outcome {
             out.bytes(&script)
         }
         Command::Config(config) => config.run(&mut out),
+        Command::Verify(verify) => verify.run(&context, &mut out),
         Command::Version => version(&context, &mut out),
         Command::Start(args) => start::run(&args),
         Command::Demo(args) => demo::run(&args),
@@ -261,6 +265,7 @@ async fn ask(command: Command, context: &Context, out: &mut Out) -> Outcome {
         Command::Bench(bench) => bench.run(context, out).await,
         Command::Completion { .. }
         | Command::Config(_)
+        | Command::Verify(_)
         | Command::Version
         | Command::Start(_)
         | Command::Demo(_) => {
@@ -333,6 +338,8 @@ mod tests {
             "bench put --clients 256 --seconds 10 --value-bytes 256 --stream",
             "bench get --shards 4 --keys 10 --warmup 1s",
             "config check --config f --listen 127.0.0.1:1",
+            "verify f -w json",
+            "verify - --search-steps 100 --search-memory 16",
             "completion zsh",
         ] {
             if let Err(error) = parse(line) {
@@ -359,6 +366,8 @@ mod tests {
             "--endpoints localhost get k",
             "--endpoints a:1,b:0 get k",
             "config check --port 7",
+            "verify",
+            "verify f --search-memory 0",
             "frobnicate",
         ] {
             let error = parse(line).expect_err(line);

@@ -9,7 +9,7 @@
 //! |---|---|---|
 //! | chunks are written to a folder `*.partial` | part of it | deletes it |
 //! | files are synced, the folder is renamed | files that nobody has heard of | deletes them; the leader sends again |
-//! | the files are ingested, with range deletions of old rows | the state ahead of the log | resets the log (`flotilla_shards::recovery`) |
+//! | the files are ingested, with deletions of old rows | the state ahead of the log | resets the log (`shards::recovery`) |
 //! | the log is cut to begin behind the snapshot | everything | - |
 //!
 //! A chunk's checksum continues the one before it, so chunks can't be lost, doubled or exchanged unnoticed.
