@@ -14,7 +14,7 @@ mod source;
 use std::fmt::Write as _;
 
 pub use args::{DemoArgs, StartArgs};
-pub use keys::{Config, KEYS, Key};
+pub use keys::{Config, KEYS, Key, Ticks};
 pub use setting::{Address, LogFormat, LogLevel, Size};
 pub use source::{ConfigError, Fault, Named, Origin};
 

@@ -5,7 +5,6 @@ use std::{
     hash::{BuildHasher as _, Hasher as _},
     sync::{Arc, atomic::AtomicUsize},
     thread::available_parallelism,
-    time::Duration,
 };
 
 use flotilla_metrics::{BusyReason, Metrics};
@@ -15,7 +14,6 @@ use flotilla_shards::{
     genesis::Genesis,
     ids::{NodeId, ShardId},
     kv::StateView,
-    limits::Limits,
     raft::Role,
 };
 use futures_util::future::BoxFuture;
@@ -26,7 +24,7 @@ use super::{
     links::{self, Inwards, Outwards},
 };
 use crate::{
-    config::Config,
+    config::{Config, Ticks},
     disk::DiskWatch,
     router::Router,
     runtime::{
@@ -39,8 +37,6 @@ use crate::{
     transport::{LocalNode, Transport, TransportOptions},
 };
 
-/// Ticks per heartbeat interval: the grain of all of Raft's times.
-const TICKS_PER_HEARTBEAT: u32 = 2;
 /// Threads that own shards; more only help when one is busy all the time.
 const WORKERS_MAX: usize = 8;
 /// When a client should ask again after the disk was found full.
@@ -133,16 +129,15 @@ impl Running {
             inboxes,
             fatal: fatal.clone(),
         };
-        let tick = config.raft.heartbeat_interval / TICKS_PER_HEARTBEAT;
+        let ticks = config.raft.ticks();
         let options = RuntimeOptions {
-            tick,
+            tick: ticks.tick,
             in_flight_bytes_max: config.limits.in_flight_bytes.bytes(),
-            in_flight_requests_max: config.limits.in_flight_requests as u64,
         };
         let runtime = Runtime::start(
             workers,
             &options,
-            &engine_config(config, node, tick),
+            &engine_config(config, node, ticks),
             &RocksLogReader(Arc::clone(&stores.log)),
             replicas,
             &outwards,
@@ -160,7 +155,7 @@ impl Running {
             state: Arc::new(Reader(Arc::clone(&stores.state))),
             forward: Arc::new(NodeStreams::default()),
             transport: transport.clone(),
-            limits: limits(config),
+            limits: (&config.limits).into(),
             options: ServiceOptions {
                 default_timeout: config.limits.request_timeout,
                 max_timeout: config.limits.request_timeout_max,
@@ -212,34 +207,16 @@ fn worker_count(config: &Config) -> usize {
     }
 }
 
-/// The bounds of requests that the configuration sets.
-pub(super) fn limits(config: &Config) -> Limits {
-    let limits = &config.limits;
-    Limits {
-        key_bytes: limits.key_bytes.bytes() as usize,
-        value_bytes: limits.value_bytes.bytes() as usize,
-        batch_ops: limits.batch_ops,
-        batch_bytes: limits.batch_bytes.bytes() as usize,
-        batch_get_bytes: limits.batch_get_bytes.bytes() as usize,
-        scan_rows: limits.scan_rows,
-        scan_bytes: limits.scan_bytes.bytes() as usize,
-        entry_bytes: limits.entry_bytes.bytes() as usize,
-    }
-}
-
-fn engine_config(config: &Config, node: NodeId, tick: Duration) -> EngineConfig {
+fn engine_config(config: &Config, node: NodeId, ticks: Ticks) -> EngineConfig {
     let raft = &config.raft;
-    let ticks = |time: Duration| {
-        u32::try_from(time.as_nanos().div_ceil(tick.as_nanos().max(1))).unwrap_or(u32::MAX)
-    };
     let defaults = EngineConfig::new(node, RandomState::new().build_hasher().finish());
     EngineConfig {
-        election_ticks: ticks(raft.election_timeout),
-        heartbeat_ticks: TICKS_PER_HEARTBEAT,
-        read_ticks: 2 * ticks(raft.election_timeout),
+        election_ticks: ticks.election,
+        heartbeat_ticks: ticks.heartbeat,
+        read_ticks: ticks.election.saturating_mul(2),
         append_bytes_max: raft.append_bytes.bytes(),
         uncommitted_bytes_max: raft.uncommitted_bytes.bytes(),
-        queued_bytes_max: raft.uncommitted_bytes.bytes() as usize,
+        queued_bytes_max: raft.uncommitted_bytes.len(),
         inflight_messages_max: raft.inflight_appends,
         inflight_bytes_max: raft.inflight_bytes.bytes(),
         cache_bytes_per_shard: raft.cache_bytes.bytes(),
@@ -252,7 +229,7 @@ fn engine_config(config: &Config, node: NodeId, tick: Duration) -> EngineConfig 
 fn transport_options(config: &Config) -> TransportOptions {
     let transport = &config.transport;
     TransportOptions {
-        queue_bytes: transport.queue_bytes.bytes() as usize,
+        queue_bytes: transport.queue_bytes.len(),
         connect_timeout: transport.connect_timeout,
         backoff_last: transport.reconnect_max,
         snapshot_bytes_per_second: transport.snapshot_rate.bytes(),

@@ -32,7 +32,7 @@ use crate::{
     server::{self, Front, ServerOptions, bootstrap::ClusterBootstrap},
     shutdown::Gate,
     status,
-    storage::{self, Fault, OpenError, StorageError, StorageOptions, Stores},
+    storage::{self, OpenError, StorageError, StorageOptions, Stores},
     transport::PROTOCOL,
 };
 
@@ -82,25 +82,16 @@ impl NodeError {
     /// What the process ends with.
     #[must_use]
     pub fn exit_code(&self) -> ExitCode {
-        let of_fault = |fault| match fault {
-            Fault::DiskFull => ExitCode::DiskFull,
-            Fault::Io => ExitCode::SyncFailed,
-            Fault::Corruption => ExitCode::Corruption,
-        };
         match self {
-            Self::Open(OpenError::Locked { .. }) => ExitCode::DataLocked,
-            Self::Open(OpenError::Format { .. } | OpenError::Foreign { .. }) => {
-                ExitCode::ForeignData
-            }
-            Self::Open(OpenError::Storage { source }) | Self::Storage(source) => {
-                of_fault(source.fault)
-            }
+            Self::Open(error) => error.into(),
+            Self::Storage(StorageError { fault, .. })
+            | Self::Fatal(FatalError::Storage(StorageError { fault, .. })) => (*fault).into(),
             Self::Listen { .. } => ExitCode::Address,
-            Self::Genesis(_) | Self::Start(runtime::StartError::Open(_)) => ExitCode::Corruption,
+            Self::Genesis(_)
+            | Self::Start(runtime::StartError::Open(_))
+            | Self::Fatal(FatalError::Shard { .. }) => ExitCode::Corruption,
             Self::Start(runtime::StartError::Thread(_)) | Self::Metrics(_) => ExitCode::Error,
             Self::Disk(error) => ExitCode::of_io(error),
-            Self::Fatal(FatalError::Storage(error)) => of_fault(error.fault),
-            Self::Fatal(FatalError::Shard { .. }) => ExitCode::Corruption,
         }
     }
 }
@@ -371,9 +362,9 @@ impl ClusterBootstrap for Bootstrap {
 
 fn storage_options(config: &Config) -> StorageOptions {
     StorageOptions {
-        log_memtable_bytes: config.storage.log_memtable.bytes() as usize,
-        state_memtable_bytes: config.storage.state_memtable.bytes() as usize,
-        block_cache_bytes: config.storage.state_cache.bytes() as usize,
+        log_memtable_bytes: config.storage.log_memtable.len(),
+        state_memtable_bytes: config.storage.state_memtable.len(),
+        block_cache_bytes: config.storage.state_cache.len(),
         background_jobs: i32::try_from(config.storage.background_jobs).unwrap_or(i32::MAX),
         open_files: i32::try_from(config.storage.open_files).unwrap_or(i32::MAX),
         ..StorageOptions::default()

@@ -37,8 +37,6 @@ pub struct RuntimeOptions {
     pub tick: Duration,
     /// Bytes of requests in flight.
     pub in_flight_bytes_max: u64,
-    /// Number of requests in flight.
-    pub in_flight_requests_max: u64,
 }
 
 /// The workers before they run: their mailboxes exist, so that whatever feeds them can be built first.
@@ -121,11 +119,7 @@ impl Runtime {
         }
         Ok(Self {
             inboxes,
-            budget: Budget::new(
-                options.in_flight_bytes_max,
-                options.in_flight_requests_max,
-                Arc::clone(metrics),
-            ),
+            budget: Budget::new(options.in_flight_bytes_max, Arc::clone(metrics)),
             threads: Mutex::new(threads),
         })
     }
@@ -144,8 +138,7 @@ impl Runtime {
             ShardRequest::Write { bytes, .. } => *bytes as u64,
             ShardRequest::Read => 0,
         };
-        // The fixed part stands for the bookkeeping of a request, so that many small ones count as well.
-        reply.hold(self.budget.take(bytes + 256)?);
+        reply.hold(self.budget.take(bytes)?);
         self.inboxes.request(shard, request, reply);
         Ok(())
     }

@@ -70,15 +70,13 @@ impl fmt::Debug for Reply {
     }
 }
 
-/// Requests and bytes that the node has taken in and not yet answered. Everything behind it (mailboxes, proposals,
-/// entries to apply) is bounded by this one budget.
+/// Bytes of requests that the node has taken in and not yet answered. Everything behind it (mailboxes, proposals,
+/// entries to apply) is bounded by this one budget; the number of requests is bounded at the door, by the services.
 #[derive(Debug)]
 pub struct Budget {
     metrics: Arc<Metrics>,
     bytes_max: u64,
-    requests_max: u64,
     bytes: AtomicU64,
-    requests: AtomicU64,
 }
 
 /// Too much is in flight.
@@ -92,45 +90,38 @@ pub struct Busy {
 /// When a refused client should come back: about the time that a full budget takes to drain.
 pub(super) const RETRY_AFTER_MS: u32 = 50;
 
+/// What the bookkeeping of a request takes in memory beside its payload, roughly: so that many small ones count as well.
+const REQUEST_OVERHEAD: u64 = 256;
+
 impl Budget {
-    /// A budget of so many bytes and requests.
+    /// A budget of so many bytes.
     #[must_use]
-    pub fn new(bytes_max: u64, requests_max: u64, metrics: Arc<Metrics>) -> Arc<Self> {
+    pub fn new(bytes_max: u64, metrics: Arc<Metrics>) -> Arc<Self> {
         Arc::new(Self {
             metrics,
             bytes_max,
-            requests_max,
             bytes: AtomicU64::new(0),
-            requests: AtomicU64::new(0),
         })
     }
 
-    /// Takes a share for one request. A single request always fits into an empty budget.
+    /// Takes a share for one request with `payload` bytes. A single request always fits into an empty budget.
     ///
     /// # Errors
     /// If the budget is used up.
-    pub fn take(self: &Arc<Self>, bytes: u64) -> Result<Permit, Busy> {
-        let requests = self.requests.fetch_add(1, Relaxed) + 1;
-        let total = self.bytes.fetch_add(bytes, Relaxed) + bytes;
+    pub fn take(self: &Arc<Self>, payload: u64) -> Result<Permit, Busy> {
+        let bytes = payload + REQUEST_OVERHEAD;
+        let before = self.bytes.fetch_add(bytes, Relaxed);
         let permit = Permit {
             budget: Arc::clone(self),
             bytes,
         };
-        let full = if requests > self.requests_max {
-            Some(BusyReason::InFlightRequests)
-        } else if total > self.bytes_max && requests > 1 {
-            Some(BusyReason::InFlightBytes)
-        } else {
-            None
-        };
-        if let Some(reason) = full {
-            self.metrics.busy.of(reason).inc();
+        if before > 0 && before + bytes > self.bytes_max {
+            self.metrics.busy.of(BusyReason::InFlightBytes).inc();
             return Err(Busy {
                 retry_after_ms: RETRY_AFTER_MS,
             });
         }
-        self.metrics.in_flight_requests.set(requests as i64);
-        self.metrics.in_flight_bytes.set(total as i64);
+        self.metrics.in_flight_bytes.set((before + bytes) as i64);
         Ok(permit)
     }
 }
@@ -144,10 +135,8 @@ pub struct Permit {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        let requests = self.budget.requests.fetch_sub(1, Relaxed) - 1;
-        let bytes = self.budget.bytes.fetch_sub(self.bytes, Relaxed) - self.bytes;
-        self.budget.metrics.in_flight_requests.set(requests as i64);
-        self.budget.metrics.in_flight_bytes.set(bytes as i64);
+        let left = self.budget.bytes.fetch_sub(self.bytes, Relaxed) - self.bytes;
+        self.budget.metrics.in_flight_bytes.set(left as i64);
     }
 }
 
@@ -158,21 +147,19 @@ mod tests {
     #[test]
     fn the_budget_refuses_beyond_its_bounds_and_recovers() {
         let metrics = Arc::new(Metrics::new().expect("metrics register once"));
-        let budget = Budget::new(100, 2, metrics);
-        let first = budget.take(1000).expect("one request always fits");
-        assert!(budget.take(1).is_err(), "bytes are used up");
+        let budget = Budget::new(1000, metrics);
+        let first = budget.take(5000).expect("one request always fits");
+        assert!(budget.take(0).is_err(), "bytes are used up");
         drop(first);
-        let second = budget.take(60).expect("given back");
-        let _third = budget.take(40).expect("exactly full");
-        assert!(budget.take(0).is_err(), "requests are used up");
-        drop(second);
-        budget.take(60).expect("given back");
+        let _second = budget.take(700 - REQUEST_OVERHEAD).expect("given back");
+        let _third = budget.take(300 - REQUEST_OVERHEAD).expect("exactly full");
+        assert!(budget.take(0).is_err(), "small ones count as well");
     }
 
     #[test]
     fn an_answered_reply_gives_its_share_back_first() {
         let metrics = Arc::new(Metrics::new().expect("metrics register once"));
-        let budget = Budget::new(10, 1, metrics);
+        let budget = Budget::new(10, metrics);
         let inner = Arc::clone(&budget);
         let mut reply = Reply::new(move |_| {
             inner

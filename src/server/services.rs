@@ -115,6 +115,7 @@ impl Slot {
         started: Instant,
     ) -> Result<Self, proto::Error> {
         let before = services.requests.fetch_add(1, Ordering::Relaxed);
+        services.metrics.in_flight_requests.inc();
         let mut slot = Self {
             services: Arc::clone(services),
             operation,
@@ -156,6 +157,7 @@ impl Slot {
 impl Drop for Slot {
     fn drop(&mut self) {
         self.services.requests.fetch_sub(1, Ordering::Relaxed);
+        self.services.metrics.in_flight_requests.dec();
     }
 }
 
