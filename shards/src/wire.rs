@@ -17,7 +17,7 @@ pub const POSITION_MAX: u64 = 1 << 62;
 
 /// The kinds that travel between nodes, with their numbers. A number is for ever; 0 and kinds that are not listed are
 /// local and refused.
-const KINDS: [(u32, MessageKind); 14] = [
+const KINDS: [(u32, MessageKind); 15] = [
     (1, MessageKind::Prop),
     (2, MessageKind::App),
     (3, MessageKind::AppResp),
@@ -32,6 +32,7 @@ const KINDS: [(u32, MessageKind); 14] = [
     (12, MessageKind::ReadIndexResp),
     (13, MessageKind::PreVote),
     (14, MessageKind::PreVoteResp),
+    (15, MessageKind::Quiesce),
 ];
 
 /// What is wrong with a message from a peer or a disk.

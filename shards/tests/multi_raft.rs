@@ -515,7 +515,10 @@ fn a_group_rests_only_when_everything_is_done_and_wakes_by_a_proposal() {
         .node(1)
         .propose(Bytes::from_static(b"x"))
         .expect("leading");
-    assert!(!network.node(1).quiesce(), "an entry is not committed");
+    assert!(
+        !network.node(1).quiesce(|_| false),
+        "an entry is not committed"
+    );
     network.settle();
     // One follower hasn't acknowledged the last entry.
     network.cut = vec![ReplicaId(3)];
@@ -524,11 +527,11 @@ fn a_group_rests_only_when_everything_is_done_and_wakes_by_a_proposal() {
         .propose(Bytes::from_static(b"y"))
         .expect("leading");
     network.settle();
-    assert!(!network.node(1).quiesce());
+    assert!(!network.node(1).quiesce(|_| false));
     network.cut.clear();
     network.tick();
     for node in &mut network.nodes {
-        assert!(node.quiesce());
+        assert!(node.quiesce(|_| false));
         assert_eq!(node.ticks_until_due(), None);
         node.advance_ticks(1000);
         assert!(!node.has_ready());
@@ -550,7 +553,7 @@ fn a_group_rests_only_when_everything_is_done_and_wakes_by_a_proposal() {
 fn woken_followers_of_a_dead_leader_elect_at_once_if_told_to() {
     let mut network = Network::led(3, config);
     for node in &mut network.nodes {
-        assert!(node.quiesce());
+        assert!(node.quiesce(|_| false));
         node.advance_ticks(1000);
     }
     network.cut = vec![ReplicaId(1)];
@@ -570,7 +573,7 @@ fn woken_followers_of_a_dead_leader_elect_at_once_if_told_to() {
 fn a_woken_leader_gives_its_followers_time() {
     let mut network = Network::led(3, config);
     for node in &mut network.nodes {
-        assert!(node.quiesce());
+        assert!(node.quiesce(|_| false));
     }
     network.node(1).advance_ticks(1000);
     network.node(1).wake();

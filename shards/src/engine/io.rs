@@ -33,6 +33,8 @@ pub struct Output<C> {
     /// Replicas that can't go on, with the reason: the log store failed, or a committed entry makes no sense. The node
     /// must stop; it shares one disk and one memory with all others.
     pub failures: Vec<(ShardId, String)>,
+    /// It is time to tell all other nodes that this one lives: one message per node, however many shards there are.
+    pub alive: bool,
 }
 
 impl<C> Default for Output<C> {
@@ -47,6 +49,7 @@ impl<C> Default for Output<C> {
             compactions: Vec::new(),
             changes: Vec::new(),
             failures: Vec::new(),
+            alive: false,
         }
     }
 }
@@ -64,6 +67,7 @@ impl<C> Output<C> {
             && self.compactions.is_empty()
             && self.changes.is_empty()
             && self.failures.is_empty()
+            && !self.alive
     }
 }
 
@@ -122,6 +126,7 @@ impl Outgoing {
                 | K::PreVoteResp
                 | K::Heartbeat
                 | K::HeartbeatResp
+                | K::Quiesce
                 | K::TimeoutNow
                 | K::ReadIndex
                 | K::ReadIndexResp

@@ -5,6 +5,8 @@
 //! of outputs. Time is a count of ticks and, for expiry only, a wall clock in milliseconds; both are arguments.
 //! Randomness comes from the seed. A turn costs what is due and what came in, never the number of replicas.
 //!
+//! A shard that is idle rests and has no timer (`rest`); what watches over it is one table of living nodes (`liveness`).
+//!
 //! What may not live here: threads, clocks, channels, disks, sockets, and what a command means (see [`crate::kv`]).
 //!
 //! The contract with the surroundings:
@@ -13,11 +15,14 @@
 //! - `messages` may leave at once, also before the appends of the same turn are durable (thesis 10.2.1).
 //! - `applies` are applied in the order given per shard; their `done` messages come back by [`Engine::handle_local`]
 //!   once the effects can be read.
+//! - [`Output::alive`] is told to all other nodes, which hand it to [`Engine::handle_alive`].
 //! - After the state database has made an applied index durable, [`Engine::handle_flushed`] lets the log be cut.
 
 mod io;
+mod liveness;
 mod log_view;
 mod replica;
+mod rest;
 mod wheel;
 
 #[cfg(test)]
@@ -29,6 +34,7 @@ use std::{
 };
 
 pub use io::*;
+use liveness::Liveness;
 pub use log_view::{CacheCount, LogView};
 use replica::Replica;
 pub use replica::ReplicaStatus;
@@ -78,6 +84,8 @@ pub struct EngineConfig {
     pub reserve_entries: u64,
     /// Size of a shard's log from which on slow followers are left to a snapshot, in bytes.
     pub log_bytes_per_shard: u64,
+    /// A shard that nothing was asked of for so long goes to rest; 0: none ever does.
+    pub quiesce_ticks: u32,
 }
 
 impl EngineConfig {
@@ -103,6 +111,7 @@ impl EngineConfig {
             compact_bytes_min: 4 << 20,
             reserve_entries: 1024,
             log_bytes_per_shard: 64 << 20,
+            quiesce_ticks: 20,
         }
     }
 }
@@ -139,13 +148,27 @@ pub struct Engine<C, L: LogReader> {
     next_batch: u64,
     /// Read batches by the tick at which their time is over; ascending, since all have the same time.
     reads_due: VecDeque<(u64, u32, u64)>,
+    liveness: Liveness,
+    /// Change of the liveness table that the sweep over resting replicas is for, and where it has got to.
+    sweep: (u64, u32),
+    /// Replicas that rest.
+    resting: usize,
+    /// When this node next says that it lives.
+    alive_due: u64,
     out: Output<C>,
 }
+
+/// Resting replicas that a tick wakes at most: the elections of a dead node's thousands of shards come in batches that
+/// share log writes and frames.
+const WAKES_PER_TICK: usize = 1024;
+/// Replicas that a tick compares with the liveness table at most.
+const CHECKS_PER_TICK: usize = 64 * 1024;
 
 impl<C, L: LogReader + Clone> Engine<C, L> {
     /// An engine without replicas, at tick `now`. The counters may be shared with other engines.
     #[must_use]
     pub fn new(config: EngineConfig, reader: L, cache: Arc<CacheCount>, now: u64) -> Self {
+        let window = u64::from(config.election_ticks);
         Self {
             config,
             reader,
@@ -156,6 +179,10 @@ impl<C, L: LogReader + Clone> Engine<C, L> {
             dirty: Vec::new(),
             next_batch: 1,
             reads_due: VecDeque::new(),
+            liveness: Liveness::new(window),
+            sweep: (0, u32::MAX),
+            resting: 0,
+            alive_due: now,
             out: Output::default(),
         }
     }
@@ -202,6 +229,7 @@ impl<C, L: LogReader + Clone> Engine<C, L> {
 
     /// Lets time pass up to tick `now`: whoever has a timer due gets it. Going back is ignored.
     pub fn handle_tick(&mut self, now: u64) {
+        let passed = now.saturating_sub(self.wheel.now());
         while self.wheel.now() < now {
             let fired = self.wheel.advance();
             let tick = self.wheel.now();
@@ -221,6 +249,47 @@ impl<C, L: LogReader + Clone> Engine<C, L> {
             }
             self.reads_due.pop_front();
             self.replicas[place as usize].expire_reads(batch, &mut self.out);
+        }
+        if self.config.quiesce_ticks > 0 {
+            self.liveness.advance(passed);
+            self.sweep_resting();
+            if now >= self.alive_due {
+                self.alive_due = now + u64::from(self.config.heartbeat_ticks);
+                self.out.alive = true;
+            }
+        }
+    }
+
+    /// Takes another node's word that it lives ([`Output::alive`]). `incarnation` differs at each of its starts.
+    pub fn handle_alive(&mut self, node: NodeId, incarnation: u64) {
+        self.liveness.heard(node, incarnation);
+    }
+
+    /// Replicas that rest: idle, up to date, without a timer.
+    #[must_use]
+    pub fn resting(&self) -> usize {
+        self.resting
+    }
+
+    /// Goes on comparing the resting replicas with the liveness table; from the start whenever the table has changed.
+    fn sweep_resting(&mut self) {
+        if self.sweep.0 != self.liveness.changes() {
+            self.sweep = (self.liveness.changes(), 0);
+        }
+        let (mut woken, mut checked) = (0, 0);
+        let now = self.wheel.now();
+        while woken < WAKES_PER_TICK && checked < CHECKS_PER_TICK {
+            let place = self.sweep.1;
+            let Some(replica) = self.replicas.get_mut(place as usize) else {
+                self.sweep.1 = u32::MAX;
+                return;
+            };
+            if replica.check_rest(now, &self.liveness) {
+                self.mark(place);
+                woken += 1;
+            }
+            checked += 1;
+            self.sweep.1 += 1;
         }
     }
 
@@ -326,6 +395,14 @@ impl<C, L: LogReader + Clone> Engine<C, L> {
             let replica = &mut self.replicas[place as usize];
             replica.dirty = false;
             let asked = replica.turn(&self.config, now_ms, &mut self.next_batch, &mut self.out);
+            replica.maybe_rest(&self.config, &self.liveness, &mut self.out);
+            let rests = replica.node.is_quiescent();
+            match (replica.rest.counted, rests) {
+                (false, true) => self.resting += 1,
+                (true, false) => self.resting -= 1,
+                _ => {}
+            }
+            replica.rest.counted = rests;
             if let Some(batch) = asked {
                 let due = self.wheel.now() + u64::from(self.config.read_ticks);
                 self.reads_due.push_back((due, place, batch));
@@ -345,7 +422,9 @@ impl<C, L: LogReader + Clone> Engine<C, L> {
             .places
             .get(&shard)
             .ok_or(InputError::NoReplica(shard))?;
-        self.replicas[place as usize].catch_up(self.wheel.now());
+        let replica = &mut self.replicas[place as usize];
+        replica.catch_up(self.wheel.now());
+        replica.vouch(&self.config, &self.liveness);
         self.mark(place);
         Ok(place)
     }

@@ -15,6 +15,7 @@ use super::{
         RecoveredReplica, Refused, Release, RoleChange, SnapshotSend,
     },
     log_view::LogView,
+    rest::Rest,
 };
 use crate::{
     descriptor::Descriptor,
@@ -27,7 +28,7 @@ use crate::{
 
 /// Reads that were asked together and wait for one confirmation.
 #[derive(Debug)]
-struct AskedReads<C> {
+pub(super) struct AskedReads<C> {
     batch: u64,
     replies: Vec<C>,
 }
@@ -54,25 +55,26 @@ pub struct ReplicaStatus {
 #[derive(Debug)]
 pub(super) struct Replica<C, L: LogReader> {
     pub(super) shard: ShardId,
-    descriptor: Descriptor,
-    node: RawNode<LogView<L>>,
+    pub(super) descriptor: Descriptor,
+    pub(super) node: RawNode<LogView<L>>,
     /// Tick up to which the group's own clock has run.
-    clock: u64,
+    pub(super) clock: u64,
     /// Tick at which the wheel has a live entry for this replica; 0 for none.
     pub(super) armed: u64,
     /// Whether the replica is in the engine's list of those to visit this turn.
     pub(super) dirty: bool,
     /// Log writes on their way whose answer is outstanding. While there are any, proposals gather: the sync in flight
     /// is the window in which a batch forms.
-    writes_in_flight: u32,
-    queued: Vec<Proposal<C>>,
+    pub(super) writes_in_flight: u32,
+    pub(super) queued: Vec<Proposal<C>>,
     queued_bytes: usize,
     /// Appended here as leader, by ascending index; answered when an entry with that index is committed.
-    proposed: VecDeque<(EntryId, Vec<C>)>,
-    new_reads: Vec<C>,
-    asked: VecDeque<AskedReads<C>>,
+    pub(super) proposed: VecDeque<(EntryId, Vec<C>)>,
+    pub(super) new_reads: Vec<C>,
+    pub(super) asked: VecDeque<AskedReads<C>>,
     /// Confirmed, by ascending index; served once that is applied.
-    confirmed: VecDeque<(Index, Vec<C>)>,
+    pub(super) confirmed: VecDeque<(Index, Vec<C>)>,
+    pub(super) rest: Rest,
     reported: RoleChange,
     /// Highest index known to be in the log store, for the cache.
     persisted: Index,
@@ -138,6 +140,7 @@ impl<C, L: LogReader + Clone> Replica<C, L> {
             new_reads: Vec::new(),
             asked: VecDeque::new(),
             confirmed: VecDeque::new(),
+            rest: Rest::default(),
         };
         // A group without votes and entries has just been born. Its first replica asks for the office at once, so that a
         // new cluster serves without waiting for a timeout, and its leaders are spread as the replicas are.
@@ -175,7 +178,7 @@ impl<C, L: LogReader + Clone> Replica<C, L> {
         self.descriptor.replica_on(node).map(|replica| replica.id)
     }
 
-    fn leader(&self) -> Option<NodeId> {
+    pub(super) fn leader(&self) -> Option<NodeId> {
         self.node_of(self.node.leader())
     }
 
@@ -198,6 +201,7 @@ impl<C, L: LogReader + Clone> Replica<C, L> {
     }
 
     pub(super) fn step(&mut self, message: Message) -> Result<(), raft::Error> {
+        self.note_message(&message);
         self.node.step(message)
     }
 
@@ -239,6 +243,7 @@ impl<C, L: LogReader + Clone> Replica<C, L> {
         proposal: Proposal<C>,
         out: &mut Output<C>,
     ) {
+        self.note_active();
         if !self.is_leader() {
             let leader = self.leader();
             out.refusals
@@ -254,12 +259,14 @@ impl<C, L: LogReader + Clone> Replica<C, L> {
     }
 
     pub(super) fn read(&mut self, reply: C) {
+        self.note_active();
         self.new_reads.push(reply);
     }
 
     pub(super) fn transfer_leader(&mut self, node: NodeId) -> bool {
         match self.replica_on(node) {
             Some(id) if self.is_leader() => {
+                self.note_active();
                 self.node.transfer_leader(id);
                 true
             }
@@ -405,7 +412,7 @@ impl<C, L: LogReader + Clone> Replica<C, L> {
         }
     }
 
-    fn take_ready(&mut self, ready: Ready, out: &mut Output<C>) {
+    pub(super) fn take_ready(&mut self, ready: Ready, out: &mut Output<C>) {
         for state in ready.read_states {
             self.confirm(state.index, &state.context, out);
         }
@@ -580,6 +587,7 @@ impl<C, L: LogReader + Clone> Replica<C, L> {
             return;
         }
         self.reported = change;
+        self.note_active();
         out.changes.push(change);
         // Whoever was asked before the change will not answer, or must not be believed.
         for asked in std::mem::take(&mut self.asked) {

@@ -5,6 +5,8 @@
     reason = "a disk that an engine and a test hold at once"
 )]
 
+mod rest;
+
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     sync::{Arc, Mutex},
@@ -76,11 +78,15 @@ struct Node {
     changes: Vec<RoleChange>,
     compactions: Vec<Compaction>,
     sent: usize,
+    incarnation: u64,
+    says_alive: bool,
 }
 
 struct Fleet {
     nodes: Vec<Node>,
     wire: VecDeque<(NodeId, Outgoing)>,
+    /// Words of nodes that they live, with the number of their start.
+    alive: Vec<(NodeId, u64)>,
     cut: BTreeSet<NodeId>,
     tick: u64,
 }
@@ -157,12 +163,15 @@ impl Fleet {
                     changes: Vec::new(),
                     compactions: Vec::new(),
                     sent: 0,
+                    incarnation: 1,
+                    says_alive: false,
                 }
             })
             .collect();
         let mut fleet = Self {
             nodes,
             wire: VecDeque::new(),
+            alive: Vec::new(),
             cut: BTreeSet::new(),
             tick: 0,
         };
@@ -176,12 +185,20 @@ impl Fleet {
 
     /// Runs without time passing until nothing moves.
     fn settle(&mut self) {
+        self.settle_losing(|_| false);
+    }
+
+    /// As [`Fleet::settle`], with a network that loses some messages.
+    fn settle_losing(&mut self, lost: impl Fn(&Outgoing) -> bool) {
         loop {
             let mut moved = false;
             for node in &mut self.nodes {
                 let out = node.engine.turn(1_000);
                 moved |= !out.is_empty();
                 let sent = node.take(out);
+                if std::mem::take(&mut node.says_alive) {
+                    self.alive.push((node.id, node.incarnation));
+                }
                 self.wire
                     .extend(sent.into_iter().map(|message| (node.id, message)));
                 if !node.disk_stalled {
@@ -191,9 +208,18 @@ impl Fleet {
                         .extend(released.into_iter().map(|message| (node.id, message)));
                 }
             }
+            for (from, incarnation) in std::mem::take(&mut self.alive) {
+                for node in &mut self.nodes {
+                    if node.id != from && !self.cut.contains(&from) && !self.cut.contains(&node.id)
+                    {
+                        node.engine.handle_alive(from, incarnation);
+                    }
+                }
+            }
             while let Some((from, outgoing)) = self.wire.pop_front() {
                 moved = true;
-                if self.cut.contains(&from) || self.cut.contains(&outgoing.node) {
+                if self.cut.contains(&from) || self.cut.contains(&outgoing.node) || lost(&outgoing)
+                {
                     continue;
                 }
                 let node = self.node(outgoing.node.0);
@@ -254,6 +280,7 @@ impl Node {
         self.refused.extend(out.refusals);
         self.changes.extend(out.changes);
         self.compactions.extend(out.compactions);
+        self.says_alive |= out.alive;
         self.sent += out.messages.len();
         out.messages
     }

@@ -369,8 +369,18 @@ impl<S: Storage> RawNode<S> {
     }
 
     /// See [`Raft::quiesce`].
-    pub fn quiesce(&mut self) -> bool {
-        !self.has_ready() && self.raft.quiesce()
+    pub fn quiesce(&mut self, absent: impl Fn(ReplicaId) -> bool) -> bool {
+        !self.has_ready() && self.raft.quiesce(absent)
+    }
+
+    /// See [`Raft::announce_quiescence`].
+    pub fn announce_quiescence(&mut self) {
+        self.raft.announce_quiescence();
+    }
+
+    /// See [`Raft::vouch_for_leader`].
+    pub fn vouch_for_leader(&mut self, ticks: u32) {
+        self.raft.vouch_for_leader(ticks);
     }
 
     /// See [`Raft::wake`].

@@ -239,6 +239,9 @@ pub enum MessageKind {
     Heartbeat,
     /// Answer to `Heartbeat`.
     HeartbeatResp,
+    /// Leader rests, and a follower that has everything up to the commit index may rest as well. Counts as a heartbeat,
+    /// and is not answered.
+    Quiesce,
     /// Local: the last send to a replica failed.
     Unreachable,
     /// Local: outcome of a snapshot's sending.

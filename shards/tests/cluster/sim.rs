@@ -624,7 +624,7 @@ impl Sim {
         else {
             return;
         };
-        if !raw.quiesce() {
+        if !raw.quiesce(|_| false) {
             return;
         }
         let (leader, term, commit) = (raw.id(), raw.term(), raw.committed());
@@ -637,7 +637,7 @@ impl Sim {
             let told = self.rng.u8(..5) > 0;
             let agrees = (raw.leader(), raw.term(), raw.committed()) == (leader, term, commit);
             if other != at && told && agrees {
-                let rests = raw.quiesce();
+                let rests = raw.quiesce(|_| false);
                 self.trace
                     .line(format_args!("{}: rests: {rests}", other + 1));
             }

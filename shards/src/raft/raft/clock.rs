@@ -4,7 +4,8 @@ use super::Raft;
 use crate::raft::error::Error;
 use crate::raft::progress::ProgressState;
 use crate::raft::storage::Storage;
-use crate::raft::types::{ReplicaId, Role};
+use crate::raft::types::{Index, Message, MessageKind, ReplicaId, Role};
+use smallvec::SmallVec;
 
 impl<S: Storage> Raft<S> {
     /// Passes one tick.
@@ -201,11 +202,13 @@ impl<S: Storage> Raft<S> {
 
     /// Lets the timers rest until a message or a request comes in, or [`Raft::wake`] is called. Possible only when
     /// there is nothing to do: everything is committed, durable and applied here; a leader's followers all have it
-    /// acknowledged, and a follower knows its leader. Returns whether the replica rests now.
+    /// acknowledged, but for those that are `absent`, and a follower knows its leader. Returns whether the replica rests
+    /// now.
     ///
-    /// A follower may do this only when its leader has said so, for this term and this commit index, and if somebody
-    /// watches over that leader for it.
-    pub fn quiesce(&mut self) -> bool {
+    /// A follower may do this only when its leader has said so ([`MessageKind::Quiesce`]), for this term and this
+    /// commit index, and if somebody watches over that leader for it. A leader must be woken when an absent follower
+    /// is back.
+    pub fn quiesce(&mut self, absent: impl Fn(ReplicaId) -> bool) -> bool {
         let last = self.log.last_index();
         let idle = self.log.applied() == last
             && !self.log.has_unstable_entries()
@@ -219,6 +222,7 @@ impl<S: Storage> Raft<S> {
                     id == self.id
                         || (progress.state == ProgressState::Replicate
                             && progress.match_index == last)
+                        || absent(id)
                 });
                 peers_done
                     && !self.tracker.config.auto_leave
@@ -229,6 +233,37 @@ impl<S: Storage> Raft<S> {
         };
         self.quiescent |= idle && agreed;
         self.quiescent
+    }
+
+    /// Says that whoever watches over the leader of a resting follower knew it to be alive `ticks` ago: so the follower
+    /// promises nobody its vote as if it had not heard from it.
+    pub fn vouch_for_leader(&mut self, ticks: u32) {
+        if self.quiescent && self.role == Role::Follower {
+            self.election_elapsed = self.election_elapsed.min(ticks);
+        }
+    }
+
+    /// Tells everybody that this leader rests. To be called when it does.
+    pub fn announce_quiescence(&mut self) {
+        if self.role != Role::Leader || !self.quiescent {
+            return;
+        }
+        let (own, commit) = (self.id, self.log.committed());
+        let peers: SmallVec<[(ReplicaId, Index); 4]> = self
+            .tracker
+            .progress
+            .iter()
+            .filter(|(id, _)| *id != own)
+            .map(|(id, progress)| (id, progress.match_index))
+            .collect();
+        for (to, matched) in peers {
+            self.send(Message {
+                kind: MessageKind::Quiesce,
+                to,
+                commit: commit.min(matched),
+                ..Message::default()
+            });
+        }
     }
 
     /// Ends quiescence. A leader gives everybody an election timeout to show up. A follower remembers whether its

@@ -39,6 +39,12 @@ impl<S: Storage> Raft<S> {
                 self.heard_leader(message.from);
                 self.handle_heartbeat(message)
             }
+            MessageKind::Quiesce => {
+                self.heard_leader(message.from);
+                self.check_commit(message.commit)?;
+                self.log.commit_to(message.commit);
+                Ok(())
+            }
             MessageKind::Snap => {
                 self.heard_leader(message.from);
                 self.handle_snapshot(message)

@@ -25,6 +25,7 @@ impl<S: Storage> Raft<S> {
             MessageKind::App
             | MessageKind::Heartbeat
             | MessageKind::HeartbeatResp
+            | MessageKind::Quiesce
             | MessageKind::Snap
             | MessageKind::Vote
             | MessageKind::PreVote => {

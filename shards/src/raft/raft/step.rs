@@ -130,7 +130,10 @@ impl<S: Storage> Raft<S> {
             // real when a quorum has answered so.
             MessageKind::PreVote => {}
             MessageKind::PreVoteResp if !message.reject => {}
-            MessageKind::App | MessageKind::Heartbeat | MessageKind::Snap => {
+            MessageKind::App
+            | MessageKind::Heartbeat
+            | MessageKind::Quiesce
+            | MessageKind::Snap => {
                 self.become_follower(message.term, message.from);
             }
             _ => self.become_follower(message.term, ReplicaId::NONE),
@@ -145,7 +148,7 @@ impl<S: Storage> Raft<S> {
             // term and can neither win (its votes are refused) nor return (its term is higher). An answer with its
             // term makes that leader step down, which frees it. With pre-vote it doesn't come to that, except after
             // switching it on. With neither option its votes would do the same.
-            MessageKind::App | MessageKind::Heartbeat
+            MessageKind::App | MessageKind::Heartbeat | MessageKind::Quiesce
                 if self.settings.check_quorum || self.settings.pre_vote =>
             {
                 self.send(Message {
