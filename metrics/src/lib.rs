@@ -125,6 +125,8 @@ metrics! {
 
     /// Replicas on this node by state; every replica counts once.
     shards: By<Gauge, ShardState> = "flotilla_shard_replicas";
+    /// Replicas on this node that rest: idle, up to date, without timers or messages.
+    shards_resting: Gauge = "flotilla_shard_resting";
     /// Elections that a replica of this node started (pre-votes that failed are not counted).
     elections_started: Counter = "flotilla_shard_elections_started_total";
     /// Elections that a replica of this node won.

@@ -147,6 +147,9 @@ settings! {
         /// How long a follower waits for its leader before it asks for votes; each wait is drawn from one to two times
         /// this. More than twice the heartbeat interval.
         election_timeout: Duration = "1s" in "50ms" ..= "2m";
+        /// A shard that nothing was asked of for so long rests: it sends nothing and has no timer until something is. 0s:
+        /// none ever rests.
+        quiesce_after: Duration = "1s" in "0s" ..= "1h";
         /// Bytes of entries in one append message to one follower.
         append_bytes: Size = "1MiB" in "4KiB" ..= "16MiB";
         /// Append messages on their way to one follower of one shard before its acknowledgements are awaited.
@@ -240,20 +243,22 @@ pub struct Ticks {
     pub heartbeat: u32,
     /// Shortest election timeout in ticks.
     pub election: u32,
+    /// After how many ticks an idle shard rests; 0 for never.
+    pub quiesce: u32,
 }
 
 impl Raft {
-    /// Two ticks per heartbeat, and the election timeout rounded up.
+    /// Two ticks per heartbeat; all other times are rounded up.
     pub fn ticks(&self) -> Ticks {
         let tick = self.heartbeat_interval / 2;
-        let election = self
-            .election_timeout
-            .as_nanos()
-            .div_ceil(tick.as_nanos().max(1));
+        let ticks = |time: Duration| {
+            u32::try_from(time.as_nanos().div_ceil(tick.as_nanos().max(1))).unwrap_or(u32::MAX)
+        };
         Ticks {
             tick,
             heartbeat: 2,
-            election: u32::try_from(election).unwrap_or(u32::MAX),
+            election: ticks(self.election_timeout),
+            quiesce: ticks(self.quiesce_after),
         }
     }
 }

@@ -307,8 +307,8 @@ fn limits_are_those_of_the_core_and_are_refused_when_the_core_refuses_them() {
 fn times_become_ticks() {
     let ticks = Config::default().raft.ticks();
     assert_eq!(
-        (ticks.tick, ticks.heartbeat, ticks.election),
-        (Duration::from_millis(50), 2, 20)
+        (ticks.tick, ticks.heartbeat, ticks.election, ticks.quiesce),
+        (Duration::from_millis(50), 2, 20, 20)
     );
     let text = "[raft]\nheartbeat_interval = \"300ms\"\nelection_timeout = \"1s\"";
     let odd = read(text).expect("configuration").raft.ticks();

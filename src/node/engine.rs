@@ -64,6 +64,7 @@ impl Running {
         metrics: &Arc<Metrics>,
     ) -> Result<Self, NodeError> {
         let identity = stores.identity();
+        let seed = RandomState::new().build_hasher().finish();
         let genesis = identity.genesis.unwrap_or_default();
         let genesis =
             Genesis::try_from(genesis).map_err(|error| NodeError::Genesis(error.to_string()))?;
@@ -128,6 +129,7 @@ impl Running {
             state: Arc::clone(&stores.state),
             inboxes,
             fatal: fatal.clone(),
+            incarnation: seed,
         };
         let ticks = config.raft.ticks();
         let options = RuntimeOptions {
@@ -137,7 +139,7 @@ impl Running {
         let runtime = Runtime::start(
             workers,
             &options,
-            &engine_config(config, node, ticks),
+            &engine_config(config, node, seed, ticks),
             &RocksLogReader(Arc::clone(&stores.log)),
             replicas,
             &outwards,
@@ -207,9 +209,9 @@ fn worker_count(config: &Config) -> usize {
     }
 }
 
-fn engine_config(config: &Config, node: NodeId, ticks: Ticks) -> EngineConfig {
+fn engine_config(config: &Config, node: NodeId, seed: u64, ticks: Ticks) -> EngineConfig {
     let raft = &config.raft;
-    let defaults = EngineConfig::new(node, RandomState::new().build_hasher().finish());
+    let defaults = EngineConfig::new(node, seed);
     EngineConfig {
         election_ticks: ticks.election,
         heartbeat_ticks: ticks.heartbeat,
@@ -222,6 +224,7 @@ fn engine_config(config: &Config, node: NodeId, ticks: Ticks) -> EngineConfig {
         cache_bytes_per_shard: raft.cache_bytes.bytes(),
         reserve_entries: raft.reserve_entries,
         log_bytes_per_shard: raft.log_bytes.bytes(),
+        quiesce_ticks: ticks.quiesce,
         ..defaults
     }
 }

@@ -34,6 +34,8 @@ pub(super) struct Outwards {
     pub(super) state: Arc<RocksState>,
     pub(super) inboxes: Inboxes,
     pub(super) fatal: Fatal,
+    /// Different at each start.
+    pub(super) incarnation: u64,
 }
 
 impl Surroundings for Outwards {
@@ -51,6 +53,10 @@ impl Surroundings for Outwards {
 
     fn compact(&self, compactions: Vec<Compaction>) {
         self.writer.compact(compactions);
+    }
+
+    fn alive(&self) {
+        self.transport.say_alive(self.incarnation);
     }
 
     fn snapshot(&self, send: SnapshotSend) {
@@ -127,6 +133,10 @@ impl Inbound for Inwards {
         if dropped > 0 {
             tracing::debug!(%from, dropped, "the worker is behind: messages dropped");
         }
+    }
+
+    fn alive(&self, from: NodeId, incarnation: u64) {
+        self.inboxes.alive(from, incarnation);
     }
 
     fn unreachable(&self, node: NodeId) {

@@ -51,6 +51,10 @@ pub(super) enum Input {
     },
     Local(Vec<(ShardId, Message)>),
     Flushed(Vec<(ShardId, Index)>),
+    Alive {
+        node: NodeId,
+        incarnation: u64,
+    },
     Unreachable(NodeId),
     SnapshotSent {
         shard: ShardId,
@@ -171,6 +175,13 @@ impl Inboxes {
     pub fn flushed(&self, flushed: Vec<(ShardId, Index)>) {
         for (inbox, flushed) in self.split(flushed) {
             Self::send(inbox, Input::Flushed(flushed));
+        }
+    }
+
+    /// Another node lives.
+    pub fn alive(&self, node: NodeId, incarnation: u64) {
+        for inbox in &*self.inboxes {
+            Self::send(inbox, Input::Alive { node, incarnation });
         }
     }
 

@@ -103,7 +103,9 @@ impl Runtime {
             engines[inboxes.worker_of(replica.descriptor.shard)].open(replica)?;
         }
         let mut threads = Vec::new();
-        for (number, (engine, mailbox)) in engines.into_iter().zip(mailboxes).enumerate() {
+        let pulses = worker::Pulse::new(engines.len());
+        let workers = engines.into_iter().zip(mailboxes).zip(pulses);
+        for (number, ((engine, mailbox), pulse)) in workers.enumerate() {
             let worker = worker::Worker {
                 engine,
                 mailbox,
@@ -111,6 +113,8 @@ impl Runtime {
                 metrics: Arc::clone(metrics),
                 tick: options.tick,
                 states: std::collections::BTreeMap::new(),
+                resting: 0,
+                pulse,
             };
             let thread = thread::Builder::new()
                 .name(format!("shards-{number}"))

@@ -3,7 +3,10 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, atomic::Ordering::Relaxed},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
@@ -33,6 +36,8 @@ pub trait Surroundings: Send {
     fn apply(&self, applies: Vec<flotilla_shards::engine::Apply<Reply>>);
     /// Log prefixes to cut.
     fn compact(&self, compactions: Vec<Compaction>);
+    /// This node lives: to be told to all others.
+    fn alive(&self);
     /// Followers that need a shard's state.
     fn snapshot(&self, send: SnapshotSend);
     /// Leaders and roles that changed.
@@ -48,6 +53,40 @@ pub(super) struct Worker<S> {
     pub(super) metrics: Arc<Metrics>,
     pub(super) tick: Duration,
     pub(super) states: BTreeMap<ShardId, ShardState>,
+    /// Resting replicas that the metrics know of.
+    pub(super) resting: usize,
+    pub(super) pulse: Pulse,
+}
+
+/// One worker's part in saying that the node lives: it does when all of its workers have said so, so that one that hangs
+/// is missed as a dead node would be.
+#[derive(Clone)]
+pub(super) struct Pulse {
+    said: Arc<[AtomicBool]>,
+    worker: usize,
+}
+
+impl Pulse {
+    /// One part for each of so many workers.
+    pub(super) fn new(workers: usize) -> impl Iterator<Item = Self> {
+        let said: Arc<[AtomicBool]> = (0..workers).map(|_| AtomicBool::new(false)).collect();
+        (0..workers).map(move |worker| Self {
+            said: Arc::clone(&said),
+            worker,
+        })
+    }
+
+    /// This worker lives. Returns whether it is the last to say so, and speaks for all.
+    fn beat(&self) -> bool {
+        self.said[self.worker].store(true, Relaxed);
+        let all = self.said.iter().all(|said| said.load(Relaxed));
+        if all {
+            for said in &*self.said {
+                said.store(false, Relaxed);
+            }
+        }
+        all
+    }
 }
 
 impl<S: Surroundings> Worker<S> {
@@ -86,6 +125,7 @@ impl<S: Surroundings> Worker<S> {
                 tick = now;
                 self.engine.handle_tick(u64::from(tick));
                 self.report_cache();
+                self.report_resting();
             }
             self.turn();
             let time = begin.elapsed().as_secs_f64();
@@ -120,6 +160,7 @@ impl<S: Surroundings> Worker<S> {
                 }
             }
             Input::Flushed(flushed) => self.engine.handle_flushed(&flushed),
+            Input::Alive { node, incarnation } => self.engine.handle_alive(node, incarnation),
             Input::Unreachable(node) => self.engine.handle_unreachable(node),
             Input::SnapshotSent { shard, node, ok } => {
                 self.engine.handle_snapshot_sent(shard, node, ok);
@@ -138,6 +179,9 @@ impl<S: Surroundings> Worker<S> {
         let mut out = self.engine.turn(now_ms);
         if out.is_empty() {
             return;
+        }
+        if out.alive && self.pulse.beat() {
+            self.surroundings.alive();
         }
         if !out.changes.is_empty() {
             self.surroundings.changed(&out.changes);
@@ -215,6 +259,15 @@ impl<S: Surroundings> Worker<S> {
         }
     }
 
+    fn report_resting(&mut self) {
+        let resting = self.engine.resting();
+        let change = resting as i64 - self.resting as i64;
+        if change != 0 {
+            self.metrics.shards_resting.add(change);
+            self.resting = resting;
+        }
+    }
+
     fn report_cache(&self) {
         let cache = self.engine.cache();
         self.metrics
@@ -225,5 +278,25 @@ impl<S: Surroundings> Worker<S> {
         };
         add(&self.metrics.log_cache_hits, cache.hits.load(Relaxed));
         add(&self.metrics.log_cache_misses, cache.misses.load(Relaxed));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_lives_when_all_its_workers_say_so() {
+        let pulses: Vec<Pulse> = Pulse::new(3).collect();
+        for _ in 0..2 {
+            assert!(!pulses[0].beat());
+            assert!(
+                !pulses[0].beat(),
+                "one worker does not speak for the others"
+            );
+            assert!(!pulses[2].beat());
+            assert!(pulses[1].beat());
+        }
+        assert!(Pulse::new(1).all(|alone| alone.beat() && alone.beat()));
     }
 }

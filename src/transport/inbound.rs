@@ -34,6 +34,9 @@ pub(super) async fn deliver(
             ));
         }
         peer.heard(lane, frame.messages.len(), frame.encoded_len());
+        if let Some(alive) = frame.alive {
+            shared.inbound.alive(peer.id, alive.incarnation);
+        }
         let mut messages = Vec::with_capacity(frame.messages.len());
         for message in frame.messages {
             let shard = message.shard_id;

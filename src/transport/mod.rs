@@ -123,6 +123,9 @@ pub trait Inbound: Send + Sync + 'static {
     /// Checked messages of one frame, in the order in which the other node sent them.
     fn deliver(&self, from: NodeId, messages: Vec<(ShardId, Message)>);
 
+    /// Another node says that it lives; `incarnation` differs at each of its starts.
+    fn alive(&self, from: NodeId, incarnation: u64);
+
     /// The link to a node broke; messages that were on their way may be lost.
     fn unreachable(&self, node: NodeId);
 
@@ -223,6 +226,14 @@ impl Transport {
         }
         for (peer, lane, group) in groups {
             peer.lane(lane).push(group);
+        }
+    }
+
+    /// Tells all other nodes that this one lives. Never blocks.
+    pub fn say_alive(&self, incarnation: u64) {
+        for peer in self.shared.peers.load().iter() {
+            peer.lane(proto::Lane::Urgent)
+                .say_alive(proto::Alive { incarnation });
         }
     }
 

@@ -72,6 +72,8 @@ pub struct LaneQueue {
 #[derive(Debug, Default)]
 struct Waiting {
     messages: VecDeque<Queued>,
+    /// A word to pass on that this node lives; a newer one takes its place.
+    alive: Option<proto::Alive>,
     waker: Option<Waker>,
     closed: bool,
     /// Number of the newest stream: an older one, whose connection is not torn down yet, takes nothing any more.
@@ -151,6 +153,18 @@ impl LaneQueue {
         }
     }
 
+    /// Passes on that this node lives, with the next frame. Takes no room.
+    pub fn say_alive(&self, alive: proto::Alive) {
+        let waker = {
+            let mut waiting = self.waiting.lock();
+            waiting.alive = Some(alive);
+            waiting.waker.take()
+        };
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
     /// Bytes that wait.
     #[must_use]
     pub fn bytes(&self) -> usize {
@@ -159,7 +173,11 @@ impl LaneQueue {
 
     /// Drops and counts what waits: it was for a connection that does not exist.
     pub fn discard(&self) {
-        let dropped = std::mem::take(&mut self.waiting.lock().messages);
+        let dropped = {
+            let mut waiting = self.waiting.lock();
+            waiting.alive = None;
+            std::mem::take(&mut waiting.messages)
+        };
         self.release_unsent(&dropped);
     }
 
@@ -229,7 +247,7 @@ impl Frames {
     }
 
     /// Cuts the next frame from what was taken, by the messages' real size.
-    fn next_frame(&mut self) -> Option<proto::Frame> {
+    fn next_frame(&mut self, alive: Option<proto::Alive>) -> Option<proto::Frame> {
         let mut messages = Vec::with_capacity(self.taken.len().min(256) + 1);
         let mut frame_bytes = 0;
         if let Some((message, bytes)) = self.carried.take() {
@@ -264,7 +282,7 @@ impl Frames {
         let counters = &self.queue.counters;
         let left = self.queue.bytes.fetch_sub(released, Ordering::Relaxed) - released;
         counters.queue_bytes.set(left as i64);
-        if messages.is_empty() {
+        if messages.is_empty() && alive.is_none() {
             return None;
         }
         counters.frames.inc();
@@ -273,6 +291,7 @@ impl Frames {
         Some(proto::Frame {
             handshake: None,
             messages,
+            alive,
         })
     }
 }
@@ -285,16 +304,18 @@ impl Stream for Frames {
         if let Some(handshake) = this.handshake.take() {
             return Poll::Ready(Some(proto::Frame {
                 handshake: Some(handshake),
-                messages: Vec::new(),
+                ..proto::Frame::default()
             }));
         }
         loop {
+            let mut alive = None;
             if this.taken.is_empty() && this.carried.is_none() {
                 let mut waiting = this.queue.waiting.lock();
                 if waiting.stream != this.stream {
                     return Poll::Ready(None);
                 }
-                if waiting.messages.is_empty() {
+                alive = waiting.alive.take();
+                if waiting.messages.is_empty() && alive.is_none() {
                     if waiting.closed {
                         return Poll::Ready(None);
                     }
@@ -307,7 +328,7 @@ impl Stream for Frames {
                 // The emptied list goes back, so that neither side allocates again.
                 std::mem::swap(&mut waiting.messages, &mut this.taken);
             }
-            if let Some(frame) = this.next_frame() {
+            if let Some(frame) = this.next_frame(alive) {
                 return Poll::Ready(Some(frame));
             }
         }
@@ -437,6 +458,23 @@ mod tests {
         assert_eq!(queue.bytes(), 0);
         let dropped = metrics.dropped_messages.peer(2);
         assert_eq!(dropped.of(DropReason::Disconnected).get(), 21 - sent);
+    }
+
+    #[test]
+    fn a_sign_of_life_travels_with_what_waits_or_alone_and_only_the_newest() {
+        let (queue, _metrics) = queue(1 << 20);
+        let mut frames = frames(&queue, 1 << 20);
+        for incarnation in [1, 2] {
+            queue.say_alive(proto::Alive { incarnation });
+        }
+        queue.push(vec![message(0, 1)]);
+        let frame = frames.next().now_or_never().flatten().expect("a frame");
+        assert_eq!(frame.messages.len(), 1);
+        assert_eq!(frame.alive, Some(proto::Alive { incarnation: 2 }));
+        assert!(frames.next().now_or_never().is_none());
+        queue.say_alive(proto::Alive { incarnation: 2 });
+        let frame = frames.next().now_or_never().flatten().expect("a frame");
+        assert!(frame.messages.is_empty() && frame.alive.is_some());
     }
 
     #[test]

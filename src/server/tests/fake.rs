@@ -174,6 +174,8 @@ struct NoInbound;
 impl Inbound for NoInbound {
     fn deliver(&self, _: NodeId, _: Vec<(ShardId, Message)>) {}
 
+    fn alive(&self, _: NodeId, _: u64) {}
+
     fn unreachable(&self, _: NodeId) {}
 
     fn begin_snapshot(

@@ -28,6 +28,7 @@ struct Recorder {
 #[derive(Default)]
 struct Arrived {
     messages: Vec<(NodeId, ShardId, Message)>,
+    alive: Vec<(NodeId, u64)>,
     broken: Vec<NodeId>,
     snapshots: Vec<(ShardId, Message, Vec<proto::SnapshotRow>)>,
     refuse_snapshots: Option<SnapshotRefused>,
@@ -72,6 +73,11 @@ impl Inbound for Inbox {
                 .map(|(shard, message)| (from, shard, message));
             arrived.messages.extend(messages);
         });
+    }
+
+    fn alive(&self, node: NodeId, incarnation: u64) {
+        self.0
+            .note(|arrived| arrived.alive.push((node, incarnation)));
     }
 
     fn unreachable(&self, node: NodeId) {
@@ -418,7 +424,7 @@ async fn refusal(to: &Node, handshake: proto::Handshake) -> String {
     let mut client = to.client().await;
     let frame = proto::Frame {
         handshake: Some(handshake),
-        messages: Vec::new(),
+        ..proto::Frame::default()
     };
     let status = client
         .deliver(tokio_stream::iter([frame]))
@@ -511,7 +517,7 @@ async fn strangers_are_refused_with_an_error_that_names_both_sides() {
     client
         .deliver(tokio_stream::iter([proto::Frame {
             handshake: Some(good),
-            messages: Vec::new(),
+            ..proto::Frame::default()
         }]))
         .await
         .expect("the right one is let in");
@@ -550,11 +556,11 @@ async fn garbage_ends_its_stream_and_nothing_else() {
     let frames = [
         proto::Frame {
             handshake: Some(handshake.clone()),
-            messages: Vec::new(),
+            ..proto::Frame::default()
         },
         proto::Frame {
-            handshake: None,
             messages: vec![garbage],
+            ..proto::Frame::default()
         },
     ];
     let status = client
@@ -566,7 +572,7 @@ async fn garbage_ends_its_stream_and_nothing_else() {
 
     let twice = proto::Frame {
         handshake: Some(handshake),
-        messages: Vec::new(),
+        ..proto::Frame::default()
     };
     let status = client
         .deliver(tokio_stream::iter([twice.clone(), twice]))
