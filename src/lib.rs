@@ -8,6 +8,7 @@ pub mod disk;
 pub mod exit;
 pub mod logging;
 pub mod node;
+pub mod process;
 pub mod router;
 pub mod runtime;
 pub mod server;

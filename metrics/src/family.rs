@@ -5,8 +5,8 @@ use std::marker::PhantomData;
 
 use prometheus::core::Collector;
 use prometheus::{
-    Error, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
-    IntGaugeVec, Opts, Registry,
+    Error, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec,
+    IntGauge, IntGaugeVec, Opts, Registry,
 };
 
 use crate::labels::Label;
@@ -74,6 +74,7 @@ macro_rules! metric {
 
 metric!(IntCounter, IntCounterVec, "counter", d => Opts::new(d.name, d.help));
 metric!(IntGauge, IntGaugeVec, "gauge", d => Opts::new(d.name, d.help));
+metric!(Gauge, GaugeVec, "gauge", d => Opts::new(d.name, d.help));
 metric!(Histogram, HistogramVec, "histogram", d => HistogramOpts::new(d.name, d.help).buckets(d.buckets.to_vec()));
 
 /// What a field of [`crate::Metrics`] can be.

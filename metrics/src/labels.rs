@@ -101,7 +101,7 @@ label! {
         Queue = "queue",
         /// From the mailbox until the command's entry is in the log's memory and on its way to the followers.
         Propose = "propose",
-        /// From there until the local log write that holds the entry is durable.
+        /// From there until the log write that holds the entry is durable; on followers too, once per shard and write.
         Sync = "sync",
         /// From the proposal until a quorum has the entry.
         Commit = "commit",

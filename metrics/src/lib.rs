@@ -24,6 +24,8 @@ use prometheus::{Encoder, Opts, Registry, TextEncoder};
 pub type Counter = prometheus::IntCounter;
 /// A value that goes up and down.
 pub type Gauge = prometheus::IntGauge;
+/// A value in fractions of its unit that goes up and down.
+pub type FloatGauge = prometheus::Gauge;
 /// A distribution.
 pub type Histogram = prometheus::Histogram;
 
@@ -259,6 +261,10 @@ metrics! {
     ready: Gauge = "flotilla_node_ready";
     /// Nodes of the cluster that this node hears from, itself included.
     nodes_reachable: Gauge = "flotilla_node_peers_reachable";
+    /// Number of the process; a demo has all its nodes in one.
+    process_id: Gauge = "flotilla_node_process_id";
+    /// Processor time that the process has used. As `process_cpu_seconds_total`, in fractions of a second.
+    cpu_seconds: FloatGauge = "flotilla_node_cpu_seconds";
 }
 
 /// Metrics of the operating system's view of this process, and the version.

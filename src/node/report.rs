@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::Shared;
 use crate::{
+    process::cpu_time,
     server::Front,
     status::{ReadyCheck, StatusSource},
     transport::handshake::short_hex,
@@ -113,6 +114,8 @@ impl StatusSource for Source {
         metrics
             .state_memtable_bytes
             .set(bytes(stores.state.memtable_bytes()));
+        metrics.process_id.set(std::process::id().into());
+        metrics.cpu_seconds.set(cpu_time().as_secs_f64());
         if let Some(running) = self.shared.running.get() {
             let nodes = running.router.nodes();
             let reachable = nodes

@@ -176,7 +176,10 @@ impl<S: Surroundings> Worker<S> {
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default();
         let now_ms = u64::try_from(wall.as_millis()).unwrap_or(u64::MAX);
-        let mut out = self.engine.turn(now_ms);
+        let (metrics, now) = (&self.metrics, Instant::now());
+        let mut out = self.engine.turn_with(now_ms, |reply: &mut Reply| {
+            reply.stage(metrics, Stage::Propose, now);
+        });
         if out.is_empty() {
             return;
         }

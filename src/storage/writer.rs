@@ -16,7 +16,7 @@ use std::{
 };
 
 use crossbeam_channel::{Receiver, Sender};
-use flotilla_metrics::Metrics;
+use flotilla_metrics::{Metrics, Stage};
 use flotilla_shards::{
     engine::{Compaction, LogAppend, Release},
     ids::ShardId,
@@ -47,7 +47,7 @@ pub type OnDurable = Box<dyn Fn(Vec<Release>) + Send>;
 pub type OnFatal = Arc<dyn Fn(StorageError) + Send + Sync>;
 
 enum Job {
-    Append(Vec<LogAppend>),
+    Append(Vec<LogAppend>, Instant),
     Compact(Vec<Compaction>),
     Stop,
 }
@@ -93,7 +93,7 @@ impl StorageWriter {
     /// Queues appends; those of one shard are written in the order of the calls. Never blocks.
     pub fn submit(&self, appends: Vec<LogAppend>) {
         self.metrics.log_queue.add(appends.len() as i64);
-        self.send(Job::Append(appends));
+        self.send(Job::Append(appends, Instant::now()));
     }
 
     /// Queues cuts at the front; written with the next append, or by themselves and then without a sync.
@@ -138,6 +138,8 @@ struct Writer {
 #[derive(Default)]
 struct Gathered {
     appends: Vec<LogAppend>,
+    /// How many of the appends with entries came at which moment.
+    came: Vec<(Instant, usize)>,
     compactions: Vec<Compaction>,
     bytes: usize,
     stop: bool,
@@ -146,9 +148,14 @@ struct Gathered {
 impl Gathered {
     fn add(&mut self, job: Job) {
         match job {
-            Job::Append(appends) => {
-                let entries = appends.iter().flat_map(|append| &append.entries);
-                self.bytes += entries.map(|entry| entry.data.len()).sum::<usize>();
+            Job::Append(appends, moment) => {
+                let mut with_entries = 0;
+                for append in &appends {
+                    let entries = append.entries.iter().map(|entry| entry.data.len());
+                    self.bytes += entries.sum::<usize>();
+                    with_entries += usize::from(!append.entries.is_empty());
+                }
+                self.came.push((moment, with_entries));
                 if self.appends.is_empty() {
                     self.appends = appends;
                 } else {
@@ -192,6 +199,7 @@ impl Writer {
         &self,
         Gathered {
             mut appends,
+            came,
             compactions,
             ..
         }: Gathered,
@@ -225,6 +233,12 @@ impl Writer {
                 .inc_by(appends.iter().map(commands).sum());
         }
         metrics.log_queue.sub(appends.len() as i64);
+        let now = Instant::now();
+        let sync_seconds = metrics.stage_seconds.of(Stage::Sync);
+        for (moment, with_entries) in came {
+            let seconds = now.saturating_duration_since(moment).as_secs_f64();
+            (0..with_entries).for_each(|_| sync_seconds.observe(seconds));
+        }
         let releases: Vec<Release> = appends
             .drain(..)
             .map(|append| append.release)

@@ -378,7 +378,7 @@ impl<C, L: LogReader + Clone> Engine<C, L> {
                 continue;
             }
             replica.catch_up(self.wheel.now());
-            if let Some(node) = replica.successor() {
+            if let Some(node) = replica.successor(&self.liveness) {
                 leading += 1;
                 replica.transfer_leader(node);
             }
@@ -390,11 +390,23 @@ impl<C, L: LogReader + Clone> Engine<C, L> {
     /// Visits the replicas that something happened to since the last turn and gives all outputs. `now_ms` is the wall
     /// clock that new entries carry.
     pub fn turn(&mut self, now_ms: u64) -> Output<C> {
+        self.turn_with(now_ms, |_| {})
+    }
+
+    /// As [`Engine::turn`]. `on_proposed` sees each write that has become part of an entry in this turn, for those who
+    /// measure how long that took.
+    pub fn turn_with(&mut self, now_ms: u64, mut on_proposed: impl FnMut(&mut C)) -> Output<C> {
         let mut dirty = std::mem::take(&mut self.dirty);
         for place in dirty.drain(..) {
             let replica = &mut self.replicas[place as usize];
             replica.dirty = false;
-            let asked = replica.turn(&self.config, now_ms, &mut self.next_batch, &mut self.out);
+            let asked = replica.turn(
+                &self.config,
+                now_ms,
+                &mut self.next_batch,
+                &mut self.out,
+                &mut on_proposed,
+            );
             replica.maybe_rest(&self.config, &self.liveness, &mut self.out);
             let rests = replica.node.is_quiescent();
             match (replica.rest.counted, rests) {

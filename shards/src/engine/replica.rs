@@ -14,6 +14,7 @@ use super::{
         Apply, Compaction, ConfirmedRead, LogAppend, LogReader, Outgoing, Output, Proposal,
         RecoveredReplica, Refused, Release, RoleChange, SnapshotSend,
     },
+    liveness::Liveness,
     log_view::LogView,
     rest::Rest,
 };
@@ -274,14 +275,23 @@ impl<C, L: LogReader + Clone> Replica<C, L> {
         }
     }
 
-    /// The replica on the node that is easiest to hand leadership to, other than this one.
-    pub(super) fn successor(&self) -> Option<NodeId> {
-        let own = self.node.id();
+    /// The replica on the node that is easiest to hand leadership to, other than this one. Who answered lately is known
+    /// from the group's own heartbeats while it is awake, and from the liveness of nodes while it rests.
+    pub(super) fn successor(&self, liveness: &Liveness) -> Option<NodeId> {
+        let (own, rests) = (self.node.id(), self.node.is_quiescent());
         let members = self.node.raft.tracker().progress.iter();
-        members
-            .filter(|(id, progress)| !progress.is_learner && progress.recent_active && *id != own)
-            .max_by_key(|(_, progress)| progress.match_index)
-            .and_then(|(id, _)| self.node_of(id))
+        let voters = members.filter(|(id, progress)| !progress.is_learner && *id != own);
+        let reachable = voters.filter_map(|(id, progress)| {
+            let node = self.node_of(id)?;
+            let reachable = match rests {
+                true => liveness.is_alive(node),
+                false => progress.recent_active,
+            };
+            reachable.then_some((progress.match_index, node))
+        });
+        reachable
+            .max_by_key(|(matched, _)| *matched)
+            .map(|(_, node)| node)
     }
 
     pub(super) fn report_unreachable(&mut self, node: NodeId) {
@@ -315,8 +325,9 @@ impl<C, L: LogReader + Clone> Replica<C, L> {
         now_ms: u64,
         next_batch: &mut u64,
         out: &mut Output<C>,
+        on_proposed: &mut impl FnMut(&mut C),
     ) -> Option<u64> {
-        self.propose_queued(config, now_ms, out);
+        self.propose_queued(config, now_ms, out, on_proposed);
         let asked = self.ask_reads(config, next_batch, out);
         while self.node.has_ready() {
             let ready = self.node.ready();
@@ -330,7 +341,13 @@ impl<C, L: LogReader + Clone> Replica<C, L> {
         asked
     }
 
-    fn propose_queued(&mut self, config: &EngineConfig, now_ms: u64, out: &mut Output<C>) {
+    fn propose_queued(
+        &mut self,
+        config: &EngineConfig,
+        now_ms: u64,
+        out: &mut Output<C>,
+        on_proposed: &mut impl FnMut(&mut C),
+    ) {
         if self.queued.is_empty() {
             return;
         }
@@ -362,7 +379,10 @@ impl<C, L: LogReader + Clone> Replica<C, L> {
                 replies.push(proposal.reply);
             }
             match self.node.propose(encode(now_ms, commands)) {
-                Ok(Some(id)) => self.proposed.push_back((id, replies)),
+                Ok(Some(id)) => {
+                    replies.iter_mut().for_each(&mut *on_proposed);
+                    self.proposed.push_back((id, replies));
+                }
                 // Forwarding is off: a leader either appends or says why not.
                 Ok(None) => refuse(out, replies, &Refused::NotLeader { leader: None }),
                 Err(raft::Error::ProposalDropped(reason)) => {

@@ -11,7 +11,6 @@ mod servers;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use rustix::time::{ClockId, clock_gettime};
 
 use self::{
     keys::Keys,
@@ -24,6 +23,7 @@ use super::{
     failure::{Failure, Outcome},
     output::{Format, Out, talk},
 };
+use crate::process::cpu_time;
 
 /// Benchmarks.
 #[derive(Debug, Subcommand)]
@@ -111,7 +111,7 @@ impl Bench {
         ));
         tokio::time::sleep(arguments.warmup).await;
         let before = servers.sample().await;
-        let client_before = own_cpu();
+        let client_before = cpu_time();
         running.measure();
         let mut last = 0;
         for second in 1..=arguments.seconds {
@@ -125,9 +125,7 @@ impl Bench {
             last = done;
         }
         let measured = running.stop();
-        let client_cpu = own_cpu()
-            .zip(client_before)
-            .map(|(after, before)| after - before);
+        let client_cpu = cpu_time().saturating_sub(client_before);
         let after = servers.sample().await;
         let report = Report::new(&measured, client_cpu, before.until(&after));
         match context.global.output {
@@ -146,12 +144,4 @@ impl Bench {
         }
         Ok(())
     }
-}
-
-/// Processor time of this process.
-fn own_cpu() -> Option<Duration> {
-    let time = clock_gettime(ClockId::ProcessCPUTime);
-    let seconds = u64::try_from(time.tv_sec).ok()?;
-    let nanoseconds = u32::try_from(time.tv_nsec).ok()?;
-    Some(Duration::new(seconds, nanoseconds))
 }

@@ -36,7 +36,7 @@ struct Latency {
 }
 
 impl Report {
-    pub(super) fn new(measured: &Measured, client_cpu: Option<Duration>, cost: Cost) -> Self {
+    pub(super) fn new(measured: &Measured, client_cpu: Duration, cost: Cost) -> Self {
         let latencies = &measured.latencies;
         let operations = latencies.len();
         let seconds = measured.elapsed.as_secs_f64();
@@ -57,8 +57,7 @@ impl Report {
             errors: measured.errors.by_kind.clone(),
             first_error: measured.errors.first.clone(),
             server_cpu_us_per_operation: cost.cpu_seconds.and_then(per_operation),
-            client_cpu_us_per_operation: client_cpu
-                .and_then(|cpu| per_operation(cpu.as_secs_f64())),
+            client_cpu_us_per_operation: per_operation(client_cpu.as_secs_f64()),
             writes_per_fsync: cost.writes_per_fsync,
             server_memory_bytes: cost.memory_bytes,
             unreadable_nodes: cost.silent,

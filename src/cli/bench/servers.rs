@@ -11,9 +11,6 @@ use tokio::{
 
 const TIMEOUT: Duration = Duration::from_secs(3);
 const ANSWER_BYTES_MAX: u64 = 16 << 20;
-/// Readings of one process through two status ports are taken within milliseconds of each other.
-const SAME_CPU_SECONDS: f64 = 0.1;
-const SAME_MEMORY_BYTES: f64 = 2.0 * 1024.0 * 1024.0;
 
 /// The status ports of the nodes.
 pub(super) struct Servers {
@@ -28,7 +25,8 @@ pub(super) struct Sample {
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 struct Reading {
     cpu_seconds: f64,
-    start_seconds: f64,
+    /// Number and start of the process: a demo has all nodes in one.
+    process: (f64, f64),
     memory_bytes: f64,
     writes: f64,
     fsyncs: f64,
@@ -101,19 +99,15 @@ impl Reading {
             .collect();
         let get = |name: &str| values.get(name).copied();
         Some(Self {
-            cpu_seconds: get("process_cpu_seconds_total")?,
-            start_seconds: get("process_start_time_seconds")?,
+            cpu_seconds: get("flotilla_node_cpu_seconds")?,
+            process: (
+                get("flotilla_node_process_id")?,
+                get("process_start_time_seconds")?,
+            ),
             memory_bytes: get("process_resident_memory_bytes")?,
             writes: get("flotilla_log_synced_writes_total").unwrap_or(0.0),
             fsyncs: get("flotilla_log_fsyncs_total").unwrap_or(0.0),
         })
-    }
-
-    /// Whether both come from one process: a demo has all nodes in one.
-    fn is_same_process(&self, other: &Self) -> bool {
-        (self.start_seconds - other.start_seconds).abs() < 0.001
-            && (self.cpu_seconds - other.cpu_seconds).abs() <= SAME_CPU_SECONDS
-            && (self.memory_bytes - other.memory_bytes).abs() <= SAME_MEMORY_BYTES
     }
 }
 
@@ -130,10 +124,8 @@ impl Sample {
         let mut cpu = 0.0;
         let mut memory_bytes = Vec::new();
         for (index, (before, after)) in both.iter().enumerate() {
-            let twin = both.iter().take(index).any(|(other_before, other_after)| {
-                before.is_same_process(other_before) && after.is_same_process(other_after)
-            });
-            if !twin {
+            let twin = |(other, _): &(Reading, Reading)| other.process == before.process;
+            if !both.iter().take(index).any(twin) {
                 cpu += after.cpu_seconds - before.cpu_seconds;
                 memory_bytes.push(after.memory_bytes);
             }
@@ -153,10 +145,10 @@ impl Sample {
 mod tests {
     use super::*;
 
-    fn reading(start: f64, cpu: f64, writes: f64, fsyncs: f64) -> Option<Reading> {
+    fn reading(process: f64, cpu: f64, writes: f64, fsyncs: f64) -> Option<Reading> {
         Some(Reading {
             cpu_seconds: cpu,
-            start_seconds: start,
+            process: (process, 7.0),
             memory_bytes: 1e8 + cpu * 1e7,
             writes,
             fsyncs,
@@ -165,8 +157,9 @@ mod tests {
 
     #[test]
     fn a_reading_takes_what_it_needs() {
-        let text = "# HELP process_cpu_seconds_total x\n\
-            process_cpu_seconds_total 1.25\n\
+        let text = "# HELP flotilla_node_cpu_seconds x\n\
+            flotilla_node_cpu_seconds 1.25\n\
+            flotilla_node_process_id 42\n\
             process_start_time_seconds 1700000000\n\
             process_resident_memory_bytes 1000\n\
             flotilla_requests_total{op=\"put\",result=\"ok\"} 7\n\
@@ -185,15 +178,15 @@ mod tests {
         let before = Sample {
             nodes: vec![
                 reading(1.0, 5.0, 0.0, 0.0),
-                reading(1.0, 3.0, 0.0, 0.0),
                 reading(2.0, 3.0, 0.0, 0.0),
+                reading(3.0, 3.0, 0.0, 0.0),
             ],
         };
         let after = Sample {
             nodes: vec![
                 reading(1.0, 7.0, 60.0, 2.0),
-                reading(1.0, 4.0, 30.0, 1.0),
                 reading(2.0, 4.0, 30.0, 1.0),
+                reading(3.0, 4.0, 30.0, 1.0),
             ],
         };
         let cost = before.until(&after);

@@ -241,3 +241,18 @@ fn a_node_that_stood_still_does_not_depose_living_leaders() {
         assert_eq!(status.term, before);
     }
 }
+
+#[test]
+fn a_node_hands_over_what_rests_and_not_to_the_dead() {
+    let mut fleet = resting_fleet();
+    fleet.cut.insert(NodeId(3));
+    fleet.tick(election_ticks() + idle_ticks());
+    assert!(fleet.all_led_without(3));
+    let led = (0..SHARDS).filter(|shard| fleet.leader(ShardId(SHARD.0 + shard)) == Some(1));
+    let led = led.count();
+    assert_eq!(fleet.node(1).engine.drain(), led);
+    fleet.settle();
+    for shard in 0..SHARDS {
+        assert_eq!(fleet.leader(ShardId(SHARD.0 + shard)), Some(2));
+    }
+}
