@@ -84,8 +84,8 @@ impl NodeError {
     pub fn exit_code(&self) -> ExitCode {
         match self {
             Self::Open(error) => error.into(),
-            Self::Storage(StorageError { fault, .. })
-            | Self::Fatal(FatalError::Storage(StorageError { fault, .. })) => (*fault).into(),
+            Self::Storage(error) => error.fault.into(),
+            Self::Fatal(FatalError::Storage(error)) => error.fault.into(),
             Self::Listen { .. } => ExitCode::Address,
             Self::Genesis(_)
             | Self::Start(runtime::StartError::Open(_))

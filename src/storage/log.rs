@@ -100,6 +100,11 @@ pub struct RocksLog {
     unsynced: WriteOptions,
 }
 
+/// Flushed memtables that gather before they are compacted: at the usual sizes twice what a start may have to replay, so
+/// that most of what a compaction reads has been cut by then and is dropped, not copied. Reading costs more with many
+/// files, but only those who are far behind read from them.
+const LEVEL0_FILES: i32 = 32;
+
 /// What only a write uses.
 #[derive(Default)]
 struct Writing {
@@ -127,8 +132,11 @@ impl RocksLog {
         let mut table = BlockBasedOptions::default();
         table.set_block_cache(&Cache::new_lru_cache(4 << 20));
         db_options.set_block_based_table_factory(&table);
-        db_options.set_target_file_size_base(32 << 20);
-        db_options.set_max_bytes_for_level_base(128 << 20);
+        db_options.set_level_zero_file_num_compaction_trigger(LEVEL0_FILES);
+        db_options.set_level_zero_slowdown_writes_trigger(2 * LEVEL0_FILES);
+        db_options.set_level_zero_stop_writes_trigger(3 * LEVEL0_FILES);
+        db_options.set_target_file_size_base(64 << 20);
+        db_options.set_max_bytes_for_level_base(512 << 20);
         db_options.set_compaction_filter_factory(DropCompacted::new(Arc::clone(&shards)));
         let db = DB::open(&db_options, path)
             .map_err(|error| StorageError::rocks("storage::log::open", &error))?;

@@ -207,6 +207,9 @@ impl Writer {
         if appends.is_empty() && compactions.is_empty() {
             return Ok(());
         }
+        // Rows in the order of their keys are inserted at a fraction of the cost of rows in any order. Stable, so that each
+        // shard's appends stay in theirs.
+        appends.sort_by_key(|append| append.shard);
         for append in &appends {
             if let Some(snapshot) = &append.snapshot {
                 self.installer.install(append.shard, snapshot)?;
