@@ -110,6 +110,7 @@ impl<C, L: LogReader + Clone> Replica<C, L> {
                 check_quorum: true,
                 pre_vote: true,
                 liveness_fixes: true,
+                lazy_commit: true,
                 read_only: ReadOnlyOption::Safe,
                 async_storage_writes: true,
                 step_down_on_removal: true,

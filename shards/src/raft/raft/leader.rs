@@ -186,10 +186,13 @@ impl<S: Storage> Raft<S> {
         }
         let up_to_date = progress.match_index == last;
         let can_bump_commit = progress.can_bump_commit(self.log.committed());
+        let tells = self.tells_commit();
         if self.maybe_commit()? {
             self.release_waiting_reads()?;
-            self.broadcast_append()?;
-        } else if from != self.id && can_bump_commit {
+            if tells {
+                self.broadcast_append()?;
+            }
+        } else if from != self.id && can_bump_commit && tells {
             // The next heartbeat would tell the commit index too, but later.
             self.maybe_send_append(from, true)?;
         }
@@ -201,6 +204,11 @@ impl<S: Storage> Raft<S> {
             }
         }
         Ok(())
+    }
+
+    /// Whether a commit is worth a message of its own. A membership change is, as what follows depends on it.
+    fn tells_commit(&self) -> bool {
+        !self.settings.lazy_commit || self.pending_conf_index() > self.log.applied()
     }
 
     /// Finds the place from where to try next.
