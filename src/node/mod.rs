@@ -7,7 +7,9 @@
 mod engine;
 mod fatal;
 mod links;
+mod reader;
 mod report;
+mod stall;
 
 use std::{
     io,
@@ -32,7 +34,7 @@ use crate::{
     server::{self, Front, ServerOptions, bootstrap::ClusterBootstrap},
     shutdown::Gate,
     status,
-    storage::{self, Fault, OpenError, StorageError, StorageOptions, Stores},
+    storage::{self, OpenError, StorageError, StorageOptions, Stores},
     transport::PROTOCOL,
 };
 
@@ -82,24 +84,19 @@ impl NodeError {
     /// What the process ends with.
     #[must_use]
     pub fn exit_code(&self) -> ExitCode {
-        let of_fault = |fault| match fault {
-            Fault::DiskFull => ExitCode::DiskFull,
-            Fault::Io => ExitCode::SyncFailed,
-            Fault::Corruption => ExitCode::Corruption,
-        };
         match self {
             Self::Open(OpenError::Locked { .. }) => ExitCode::DataLocked,
             Self::Open(OpenError::Format { .. } | OpenError::Foreign { .. }) => {
                 ExitCode::ForeignData
             }
             Self::Open(OpenError::Storage { source }) | Self::Storage(source) => {
-                of_fault(source.fault)
+                source.fault.into()
             }
             Self::Listen { .. } => ExitCode::Address,
             Self::Genesis(_) | Self::Start(runtime::StartError::Open(_)) => ExitCode::Corruption,
             Self::Start(runtime::StartError::Thread(_)) | Self::Metrics(_) => ExitCode::Error,
             Self::Disk(error) => ExitCode::of_io(error),
-            Self::Fatal(FatalError::Storage(error)) => of_fault(error.fault),
+            Self::Fatal(FatalError::Storage(error)) => error.fault.into(),
             Self::Fatal(FatalError::Shard { .. }) => ExitCode::Corruption,
         }
     }
@@ -216,13 +213,15 @@ impl Node {
                 tracing::error!(%error, "the status server has failed");
             }
         }));
-        let watch = Arc::clone(&shared.disk).watch(DISK_INTERVAL, Arc::clone(&shared.metrics));
+        let space = Arc::clone(&shared.disk).watch(DISK_INTERVAL, Arc::clone(&shared.metrics));
         let (watching, front) = (Arc::clone(shared), Arc::clone(&self.front));
         let stop = stopped(&self.stop);
         self.tasks.push(tokio::spawn(async move {
+            let dead_disk = stall::watch(&watching);
             tokio::select! {
-                () = watch => {}
+                () = space => {}
                 () = watching.keep_ready(&front) => {}
+                () = dead_disk => {}
                 () = stop => {}
             }
         }));
