@@ -32,6 +32,8 @@ pub enum ExitCode {
     Corruption = 15,
     /// Ended by a second signal, or because draining took too long; requests may have been cut off.
     Forced = 16,
+    /// The disk did not answer for longer than `storage.stall_limit`.
+    Stalled = 17,
 }
 
 impl ExitCode {
@@ -73,6 +75,10 @@ impl ExitCode {
             Self::Forced,
             "ended by a second signal or because draining took too long",
         ),
+        (
+            Self::Stalled,
+            "the disk did not answer for longer than storage.stall_limit",
+        ),
     ];
 
     /// The number that the operating system sees.
@@ -104,6 +110,7 @@ impl From<Fault> for ExitCode {
             Fault::DiskFull => Self::DiskFull,
             Fault::Io => Self::SyncFailed,
             Fault::Corruption => Self::Corruption,
+            Fault::Stalled => Self::Stalled,
         }
     }
 }
@@ -129,7 +136,7 @@ mod tests {
                 .windows(2)
                 .all(|pair| pair[0].0.code() < pair[1].0.code())
         );
-        assert_eq!(ExitCode::ALL.len(), 12);
+        assert_eq!(ExitCode::ALL.len(), 13);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! `start`: one node as a process of its own.
 
 use super::{
-    failure::{Failure, Outcome},
+    failure::{self, Failure, Outcome},
     runtime,
 };
 use crate::{
@@ -54,18 +54,25 @@ pub(super) async fn until_ended(nodes: Vec<Node>, lifecycle: &Lifecycle) -> Outc
     };
     if let Some(error) = failure {
         // Nothing is handed over or flushed: after a fault of the disk whatever it says is not to be trusted.
-        return Err(failed(error));
+        end_at_once(&failed(error));
     }
     let hand_over = nodes.len() == 1;
     let stop =
         futures_util::future::join_all(nodes.into_iter().map(|node| node.shutdown(hand_over)));
     tokio::select! {
         _ = stop => Ok(()),
-        () = lifecycle.reached(Phase::Now) => Err(Failure::Ended {
+        () = lifecycle.reached(Phase::Now) => end_at_once(&Failure::Ended {
             code: ExitCode::Forced,
             message: "ended at once; requests may have been cut off, nothing acknowledged is lost".to_owned(),
         }),
     }
+}
+
+/// Ends the process without waiting for anything: whoever waits for a dead disk never ends, be it one of our threads or
+/// one of RocksDB's, which an ordinary exit joins.
+fn end_at_once(failure: &Failure) -> ! {
+    let code = failure::report(failure, false);
+    signal_hook::low_level::exit(code.code().into())
 }
 
 /// How a node's end is told.

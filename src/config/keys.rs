@@ -183,6 +183,9 @@ settings! {
         open_files: usize = "512" in "16" ..= "1000000";
         /// Disk space that must stay free: with less, writes are refused, reads go on.
         disk_reserve: Size = "256MiB" in "0B" ..= "16TiB";
+        /// How long the disk may be at one write of the log before the node takes it for dead and ends. Leaderships go
+        /// to other nodes long before: after one `raft.election_timeout`.
+        stall_limit: Duration = "15s" in "1s" ..= "1d";
     }
     /// Limits of requests. Those of sizes can be lowered, not raised: what one node accepts, all others must be able to
     /// read. All nodes of a cluster should have the same values here.

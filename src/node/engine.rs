@@ -13,7 +13,6 @@ use flotilla_shards::{
     engine::{EngineConfig, RecoveredReplica, ReplicaStatus},
     genesis::Genesis,
     ids::{NodeId, ShardId},
-    kv::StateView,
     raft::Role,
 };
 use futures_util::future::BoxFuture;
@@ -22,6 +21,7 @@ use super::{
     NodeError,
     fatal::Fatal,
     links::{self, Inwards, Outwards},
+    reader::Reader,
 };
 use crate::{
     config::{Config, Ticks},
@@ -31,7 +31,7 @@ use crate::{
         Busy, Reply, Runtime, RuntimeOptions, ShardRequest, Workers,
         applier::{Applier, ApplierLimits},
     },
-    server::{RuntimeHandle, ServiceOptions, Services, StateReader, forward::NodeStreams},
+    server::{RuntimeHandle, ServiceOptions, Services, forward::NodeStreams},
     shutdown::Gate,
     storage::{RocksLogReader, RocksState, StorageWriter, Stores},
     transport::{LocalNode, Transport, TransportOptions},
@@ -48,7 +48,7 @@ pub(super) struct Running {
     pub(super) router: Arc<Router>,
     pub(super) transport: Transport,
     pub(super) services: Arc<Services>,
-    writer: Arc<StorageWriter>,
+    pub(super) writer: Arc<StorageWriter>,
     applier: Arc<Applier>,
 }
 
@@ -154,7 +154,10 @@ impl Running {
                 disk: Arc::clone(disk),
                 metrics: Arc::clone(metrics),
             }),
-            state: Arc::new(Reader(Arc::clone(&stores.state))),
+            state: Arc::new(Reader {
+                state: Arc::clone(&stores.state),
+                fatal: fatal.clone(),
+            }),
             forward: Arc::new(NodeStreams::default()),
             transport: transport.clone(),
             limits: (&config.limits).into(),
@@ -292,14 +295,5 @@ fn replica_info(status: &ReplicaStatus, revision: u64) -> proto::ReplicaInfo {
         last_index: status.last.0,
         compacted: status.compacted.0,
         revision,
-    }
-}
-
-/// The state database, as the services see it.
-struct Reader(Arc<RocksState>);
-
-impl StateReader for Reader {
-    fn with_view(&self, read: &mut dyn FnMut(&dyn StateView)) {
-        read(&self.0.view());
     }
 }

@@ -17,7 +17,7 @@ use crate::{
         Inboxes, Reply, Surroundings,
         applier::{Applier, ApplierEvent},
     },
-    storage::{Export, Import, ImportError, RocksState, StorageWriter},
+    storage::{Export, Import, ImportError, RocksState, StorageError, StorageWriter},
     transport::{
         Inbound, OpenSnapshot, SnapshotSource, Transport,
         snapshot::{SendOutcome, SnapshotRefused, SnapshotSink},
@@ -67,6 +67,7 @@ impl Surroundings for Outwards {
         } = send;
         let source = Source {
             state: Arc::clone(&self.state),
+            fatal: self.fatal.clone(),
             shard,
             message,
         };
@@ -172,6 +173,7 @@ impl Inbound for Inwards {
 /// A snapshot to send: opened when its turn comes, so that it is as new as can be.
 struct Source {
     state: Arc<RocksState>,
+    fatal: Fatal,
     shard: ShardId,
     message: Message,
 }
@@ -180,15 +182,22 @@ impl SnapshotSource for Source {
     fn open(self: Box<Self>) -> Result<OpenSnapshot, String> {
         let Self {
             state,
+            fatal,
             shard,
             mut message,
         } = *self;
-        let export = Export::start(state, shard).map_err(|error| error.to_string())?;
+        // The own disk could not be read: a failure of this node, not of the sending.
+        let failed = move |error: StorageError| {
+            let text = error.to_string();
+            fatal.storage(error);
+            text
+        };
+        let export = Export::start(state, shard).map_err(&failed)?;
         // The message speaks of the content that is really sent.
         if let Some(snapshot) = &mut message.snapshot {
             snapshot.meta = export.meta.clone();
         }
-        let chunks = export.map(|chunk| chunk.map_err(|error| error.to_string()));
+        let chunks = export.map(move |chunk| chunk.map_err(&failed));
         Ok(OpenSnapshot {
             message,
             chunks: Box::new(chunks),

@@ -7,7 +7,9 @@
 mod engine;
 mod fatal;
 mod links;
+mod reader;
 mod report;
+mod stall;
 
 use std::{
     io,
@@ -207,13 +209,15 @@ impl Node {
                 tracing::error!(%error, "the status server has failed");
             }
         }));
-        let watch = Arc::clone(&shared.disk).watch(DISK_INTERVAL, Arc::clone(&shared.metrics));
+        let space = Arc::clone(&shared.disk).watch(DISK_INTERVAL, Arc::clone(&shared.metrics));
         let (watching, front) = (Arc::clone(shared), Arc::clone(&self.front));
         let stop = stopped(&self.stop);
         self.tasks.push(tokio::spawn(async move {
+            let dead_disk = stall::watch(&watching);
             tokio::select! {
-                () = watch => {}
+                () = space => {}
                 () = watching.keep_ready(&front) => {}
+                () = dead_disk => {}
                 () = stop => {}
             }
         }));

@@ -28,6 +28,11 @@ impl Shared {
             let known = running.router.leader(ShardId::META).is_some();
             (!known).then(|| "the meta shard has no leader that this node knows".to_owned())
         });
+        let stalled = running.and_then(|running| {
+            let takes = running.writer.write_takes();
+            let bound = self.config.raft.election_timeout;
+            (takes >= bound).then(|| format!("the disk has been at one write for {takes:.1?}"))
+        });
         let draining = self.draining.borrow().then(|| "draining".to_owned());
         vec![
             ReadyCheck {
@@ -37,6 +42,10 @@ impl Shared {
             ReadyCheck {
                 name: "meta",
                 problem: meta,
+            },
+            ReadyCheck {
+                name: "disk",
+                problem: stalled,
             },
             ReadyCheck {
                 name: "draining",

@@ -167,6 +167,14 @@ impl Runtime {
         receiver.await.unwrap_or(false)
     }
 
+    /// Begins to hand over all leaderships that someone else can take. Doing it again while some are on their way does
+    /// no harm.
+    pub fn hand_over(&self) {
+        self.inboxes.ask_all(|engine| {
+            engine.drain();
+        });
+    }
+
     /// Hands over all leaderships, and returns when none is left or the time is over; the answer is the number left.
     pub async fn drain(&self, bound: Duration) -> usize {
         let until = tokio::time::Instant::now() + bound;

@@ -20,6 +20,8 @@ pub enum Fault {
     Io,
     /// What was read is not what was written.
     Corruption,
+    /// The operating system has not answered for so long that the disk must be taken for dead.
+    Stalled,
 }
 
 /// A failed access to the data folder.
@@ -50,7 +52,10 @@ impl StorageError {
         // RocksDB passes the text of `strerror` on; its C interface has no code for it.
         let fault = if text.contains("No space left") || text.contains("Disk quota exceeded") {
             Fault::DiskFull
-        } else if error.kind() == rocksdb::ErrorKind::Corruption {
+        } else if error.kind() == rocksdb::ErrorKind::Corruption
+            // A file that another one names, as `CURRENT` names the manifest, is gone, or its name is not what was written.
+            || text.contains("No such file or directory")
+        {
             Fault::Corruption
         } else {
             Fault::Io
@@ -142,7 +147,9 @@ pub enum OpenError {
 fn advice(fault: Fault) -> &'static str {
     match fault {
         Fault::DiskFull => ": free some space and start again; nothing acknowledged is lost",
-        Fault::Io => ": see to the disk and to the rights on the folder, then start again",
+        Fault::Io | Fault::Stalled => {
+            ": see to the disk and to the rights on the folder, then start again"
+        }
         Fault::Corruption => {
             ": the disk returned something else than what was written; do not start from this folder again, keep it \
              for analysis and bring the node back as a new one"

@@ -12,7 +12,7 @@
 use std::{
     sync::Arc,
     thread::{self, JoinHandle},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use crossbeam_channel::{Receiver, Sender};
@@ -56,8 +56,12 @@ enum Job {
 pub struct StorageWriter {
     queue: Sender<Job>,
     metrics: Arc<Metrics>,
+    write_began: WriteBegan,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
+
+/// When the write began that is under way, if one is.
+type WriteBegan = Arc<Mutex<Option<Instant>>>;
 
 impl StorageWriter {
     /// Starts the thread.
@@ -74,6 +78,7 @@ impl StorageWriter {
         // Unbounded in length, as a worker that waits here could not take what a write releases. What lies in it is
         // bounded by what the engine has uncommitted, which in turn is refused beyond a limit.
         let (queue, jobs) = crossbeam_channel::unbounded();
+        let write_began = WriteBegan::default();
         let mut writer = Writer {
             jobs,
             log,
@@ -81,11 +86,13 @@ impl StorageWriter {
             on_durable,
             on_fatal,
             metrics: Arc::clone(&metrics),
+            write_began: Arc::clone(&write_began),
         };
         let thread = super::spawn("log-writer", move || writer.run())?;
         Ok(Self {
             queue,
             metrics,
+            write_began,
             thread: Mutex::new(Some(thread)),
         })
     }
@@ -99,6 +106,14 @@ impl StorageWriter {
     /// Queues cuts at the front; written with the next append, or by themselves and then without a sync.
     pub fn compact(&self, compactions: Vec<Compaction>) {
         self.send(Job::Compact(compactions));
+    }
+
+    /// How long the disk has been at the write that is under way; zero if none is.
+    #[must_use]
+    pub fn write_takes(&self) -> Duration {
+        self.write_began
+            .lock()
+            .map_or(Duration::ZERO, |began| began.elapsed())
     }
 
     /// Writes and releases all that is queued, then ends the thread. What is submitted later is dropped.
@@ -132,6 +147,7 @@ struct Writer {
     on_durable: OnDurable,
     on_fatal: OnFatal,
     metrics: Arc<Metrics>,
+    write_began: WriteBegan,
 }
 
 /// What goes into one write.
@@ -216,7 +232,9 @@ impl Writer {
             }
         }
         let start = Instant::now();
+        *self.write_began.lock() = Some(start);
         let written = self.log.write(&appends, &compactions)?;
+        *self.write_began.lock() = None;
         let metrics = &self.metrics;
         metrics.log_entries.inc_by(written.entries);
         metrics.log_bytes.inc_by(written.bytes);
@@ -287,7 +305,6 @@ mod tests {
     use std::{
         collections::VecDeque,
         sync::atomic::{AtomicUsize, Ordering::SeqCst},
-        time::Duration,
     };
 
     use bytes::Bytes;
@@ -406,11 +423,15 @@ mod tests {
             upto: Default::default(),
         }]);
         assert!(bench.released.is_empty(), "released before the sync");
+        let takes = bench.writer.write_takes();
+        thread::sleep(Duration::from_millis(5));
+        assert!(bench.writer.write_takes() > takes, "the write is under way");
         bench.outcomes.send(Ok(())).unwrap();
         assert_eq!(bench.released.recv().unwrap(), [1]);
         assert_eq!(bench.entered.recv().unwrap(), (4, 1));
         bench.outcomes.send(Ok(())).unwrap();
         assert_eq!(bench.released.recv().unwrap(), [2, 3, 4, 5]);
+        assert_eq!(bench.writer.write_takes(), Duration::ZERO);
         assert_eq!(bench.metrics.log_fsyncs.get(), 2);
         assert_eq!(bench.metrics.log_queue.get(), 0);
     }

@@ -25,6 +25,7 @@ mod sim;
 mod trace;
 
 pub use checks::Violation;
+pub use client::workload::Load;
 pub use fault::{Fault, FaultCounts};
 pub use queue::{MILLIS, Micros, SECOND};
 pub use report::{Operations, Report};

@@ -34,6 +34,8 @@ pub struct Report {
     pub lost: u64,
     /// Operations of clients by how they ended.
     pub operations: Operations,
+    /// Operations whose history was judged.
+    pub judged: u64,
     /// Faults by kind.
     pub faults: FaultCounts,
 }
@@ -67,6 +69,7 @@ impl Report {
         self.operations.ok += other.operations.ok;
         self.operations.failed += other.operations.failed;
         self.operations.unknown += other.operations.unknown;
+        self.judged += other.judged;
         self.faults.add(&other.faults);
     }
 }
@@ -94,7 +97,7 @@ impl fmt::Display for Report {
         writeln!(
             f,
             "{} operations judged: {ok} answered, {failed} failed, {unknown} unknown",
-            ok + failed + unknown
+            self.judged
         )?;
         writeln!(
             f,

@@ -4,6 +4,7 @@ use fastrand::Rng;
 use flotilla_shards::engine::EngineConfig;
 use flotilla_shards::ids::NodeId;
 
+use crate::client::workload::Load;
 use crate::fault::Fault;
 use crate::queue::{MILLIS, Micros, SECOND};
 
@@ -52,6 +53,10 @@ pub struct Settings {
     pub timeout: Micros,
     /// Keys of the registers.
     pub keys: usize,
+    /// What clients ask for, with weights.
+    pub loads: Vec<(Load, u32)>,
+    /// Share of writes that are in sessions, in percent.
+    pub sessions: u8,
 }
 
 impl Settings {
@@ -90,11 +95,16 @@ impl Settings {
             faults: Vec::new(),
             storm,
             calm: 60 * SECOND,
-            clients: rng.usize(2..=16),
-            think: *pick(rng, &[5 * MILLIS, 20 * MILLIS, 100 * MILLIS]),
+            clients: rng.usize(2..=12),
+            think: 0,
             timeout: *pick(rng, &[SECOND, 3 * SECOND, 10 * SECOND]),
-            keys: rng.usize(1..=48),
+            keys: rng.usize(4..=48),
+            loads: loads(rng),
+            sessions: *pick(rng, &[0, 50, 100]),
         };
+        // About so many operations, however long the run: the judge of histories must manage them.
+        let operations = *pick(rng, &[500, 1_000, 3_000]);
+        settings.think = (settings.clients as u64 * storm / operations).max(MILLIS);
         if rng.u8(..10) > 0 {
             settings.faults = faults(rng, nodes);
         }
@@ -126,6 +136,8 @@ impl Settings {
             think: 20 * MILLIS,
             timeout: 10 * SECOND,
             keys: 1000,
+            loads: vec![(Load::Register, 1)],
+            sessions: 50,
         }
     }
 
@@ -185,6 +197,21 @@ fn engine(rng: &mut Rng) -> EngineConfig {
         config.log_bytes_per_shard = 1 << 10;
     }
     config
+}
+
+/// Some kinds of workloads, or all of them.
+fn loads(rng: &mut Rng) -> Vec<(Load, u32)> {
+    let share = *pick(rng, &[3, 6, 10]);
+    let mut loads = Vec::new();
+    for load in Load::ALL {
+        if rng.u8(..10) < share {
+            loads.push((load, rng.u32(1..=4)));
+        }
+    }
+    if loads.is_empty() {
+        loads.push((Load::Register, 1));
+    }
+    loads
 }
 
 fn faults(rng: &mut Rng, nodes: usize) -> Vec<(Fault, u64)> {

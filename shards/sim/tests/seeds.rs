@@ -42,10 +42,17 @@ fn all(seeds: std::ops::Range<u64>) -> Report {
 
 #[test]
 fn invariants_hold_under_every_fault() {
-    let total = all(1..51);
+    let total = all(1..501);
     println!("{total}");
-    assert!(total.commits > 10_000 && total.elections > 500, "{total}");
-    assert!(total.compactions > 100 && total.snapshots > 20, "{total}");
+    assert!(
+        total.commits > 100_000 && total.elections > 10_000,
+        "{total}"
+    );
+    assert!(
+        total.compactions > 10_000 && total.snapshots > 100,
+        "{total}"
+    );
+    assert!(total.judged > 200_000 && total.repeats > 50, "{total}");
     for fault in Fault::ALL {
         assert!(
             total.faults.of(fault) > 0,

@@ -494,6 +494,39 @@ impl<S: Storage> RaftLog<S> {
         self.unstable.stable_snapshot_to(index);
     }
 
+    /// [`RaftLog::stable_to`] for what a storage thread says. Nothing if `id` is not unstable, or of index 0.
+    ///
+    /// # Errors
+    /// If the storage does not show what is said to be in it: the log would end in a hole.
+    pub(crate) fn written_to(&mut self, id: EntryId) -> Result<(), StorageError> {
+        if id.index >= self.unstable.offset && self.unstable.maybe_term(id.index) == Some(id.term) {
+            self.check_written(id.index)?;
+            self.stable_to(id);
+        }
+        Ok(())
+    }
+
+    /// [`RaftLog::stable_snapshot_to`] for what a storage thread says.
+    ///
+    /// # Errors
+    /// As [`RaftLog::written_to`].
+    pub(crate) fn snapshot_written(&mut self, index: Index) -> Result<(), StorageError> {
+        if (self.unstable.snapshot.as_ref()).is_some_and(|snapshot| snapshot.meta.index == index) {
+            self.check_written(index)?;
+            self.stable_snapshot_to(index);
+        }
+        Ok(())
+    }
+
+    fn check_written(&self, index: Index) -> Result<(), StorageError> {
+        let last = self.storage.last_index();
+        if index > last {
+            let reason = format!("it says to be durable up to {index}, but ends at {last}");
+            return Err(StorageError::Other(reason));
+        }
+        Ok(())
+    }
+
     /// Replaces the log by a snapshot.
     pub fn restore(&mut self, snapshot: Box<Snapshot>) {
         self.committed = snapshot.meta.index;

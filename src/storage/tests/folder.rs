@@ -162,3 +162,21 @@ fn a_log_without_state_is_refused() {
         "{error}"
     );
 }
+
+#[test]
+fn a_database_that_names_a_file_that_is_not_there_is_damaged() {
+    for part in ["log", "state"] {
+        let folder = tempdir().unwrap();
+        drop(adopted(folder.path(), 1));
+        let current = folder.path().join(part).join("CURRENT");
+        let mut text = std::fs::read(&current).unwrap();
+        // One flipped bit: MANIFEST-000005 is MANIFEST-002005 now, or the like.
+        text[11] ^= 2;
+        std::fs::write(&current, text).unwrap();
+        let error = open(folder.path(), &small()).err().expect("damaged");
+        let OpenError::Storage { source } = &error else {
+            panic!("{error}");
+        };
+        assert_eq!(source.fault, Fault::Corruption, "{error}");
+    }
+}

@@ -1,16 +1,19 @@
 //! A simulated client: it asks for one thing at a time, and tries as the client library does until it is answered, its
 //! time is over, or nothing more can be done.
 //!
-//! What a task asks for is in [`task`]; how often a request is sent, where to, and what a failure means is here, with the
+//! What it wants is in [`workload`], of what requests that is made in [`task`] and [`write`]; how often a request is sent, where to, and what a failure means is here, with the
 //! rules and the times of the node's `client::call` and `client::routes`.
 
 pub(crate) mod task;
+pub(crate) mod workload;
+pub(crate) mod write;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use fastrand::Rng;
+use flotilla_history::OpId;
 use flotilla_proto::v1::{error::Code, request, response};
 use flotilla_shards::ids::{NodeId, ShardId};
 use flotilla_shards::range_map::RangeMap;
@@ -19,10 +22,14 @@ use crate::queue::{MILLIS, Micros, SECOND};
 use crate::rpc::{self, Failure};
 use crate::settings::Settings;
 use task::{Next, Task};
+use workload::Workload;
+use write::Sessions;
 
 const PAUSE_FIRST: Micros = 10 * MILLIS;
 const PAUSE_LAST: Micros = 500 * MILLIS;
 const TRY_TIMEOUT: Micros = 3 * SECOND;
+/// Time for the reads at the end of a run.
+const CALM_TIMEOUT: Micros = 30 * SECOND;
 
 /// What a second try of a request could do, as `client::call::Repeat`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,7 +41,8 @@ enum Repeat {
 
 impl Repeat {
     fn of(kind: &request::Kind) -> Self {
-        if !rpc::is_write(kind) {
+        // A session that is opened twice costs the shard a little memory: as harmless as a read.
+        if !rpc::is_write(kind) || matches!(kind, request::Kind::OpenSession(_)) {
             Self::Read
         } else if rpc::is_repeatable(kind) {
             Self::Once
@@ -53,7 +61,7 @@ impl Repeat {
 pub(crate) enum Ended {
     Answered(response::Kind),
     /// It proves that nothing was written.
-    Failed,
+    Failed(Failure),
     /// A write may have happened, or may still.
     Unknown,
 }
@@ -99,16 +107,24 @@ pub(crate) struct Client {
     pub(crate) pending: Option<Pending>,
     /// When the task must be over.
     pub(crate) deadline: Micros,
-    pub(crate) workload: task::Workload,
+    pub(crate) workload: Workload,
+    sessions: Sessions,
+    /// The task as the history knows it.
+    pub(crate) operation: Option<OpId>,
     /// Revision that the read under way must see at least.
     pub(crate) bound: u64,
+    /// Start of the node that the task under way is pinned to.
+    pub(crate) pinned_boot: u32,
 }
 
 impl Client {
     pub(crate) fn new(number: usize, settings: &Settings, map: &Arc<RangeMap>, seed: u64) -> Self {
         let mut rng = Rng::with_seed(seed);
         Self {
-            workload: task::Workload::new(number, settings, map, &mut rng),
+            workload: Workload::new(number, settings, map),
+            sessions: Sessions::default(),
+            operation: None,
+            pinned_boot: 0,
             turn: rng.usize(..settings.nodes),
             rng,
             nodes: settings.nodes,
@@ -122,16 +138,18 @@ impl Client {
         }
     }
 
-    /// Begins the next task. Returns false if there is none.
-    pub(crate) fn begin(&mut self, now: Micros) {
-        self.deadline = now + self.timeout;
-        self.task = Some(self.workload.next(&mut self.rng));
+    /// Begins a task, by default the workload's next one.
+    pub(crate) fn begin(&mut self, task: Option<Task>, now: Micros) {
+        // A task that is asked for from outside goes over all shards and is not in a hurry.
+        let timeout = task.as_ref().map_or(self.timeout, |_| CALM_TIMEOUT);
+        self.deadline = now + timeout;
+        self.task = Some(task.unwrap_or_else(|| self.workload.next(&mut self.rng)));
     }
 
     /// What the task does next, after a request of it has ended.
     pub(crate) fn advance(&mut self, ended: Option<Ended>) -> Next {
         match &mut self.task {
-            Some(task) => task.advance(ended),
+            Some(task) => task.advance(ended, &mut self.sessions, &self.map),
             None => unreachable!("only a client with a task is advanced"),
         }
     }
@@ -166,7 +184,7 @@ impl Client {
             request::Kind::OpenSession(open) => self.map.lookup(&open.key),
             request::Kind::CloseSession(close) => self.map.lookup(&close.key),
             request::Kind::Batch(batch) => {
-                let key = task::first_key(batch);
+                let key = task::first_key(&batch.conditions, &batch.operations);
                 self.map.lookup(&key)
             }
         };
@@ -178,9 +196,13 @@ impl Client {
         let Some(pending) = &mut self.pending else {
             unreachable!("a try needs a request");
         };
+        let pinned = self.task.as_ref().and_then(|task| task.pinned);
         let leader = pending.shard.and_then(|shard| self.leaders.get(&shard));
+        // Now and then a linearizable read goes to any node, where there may be a follower to serve it.
+        let wander = pending.repeat == Repeat::Read && self.rng.u8(..4) == 0;
+        let leader = leader.filter(|_| !wander).copied();
         pending.leads = leader.is_some();
-        pending.target = leader.copied().unwrap_or_else(|| {
+        pending.target = pinned.or(leader).unwrap_or_else(|| {
             self.turn += 1;
             self.turn % self.nodes
         });
@@ -237,12 +259,13 @@ impl Client {
         } else {
             self.pause(failures + 1, &failure)
         };
-        if !repeat.allows(&failure) || now + pause >= deadline {
+        let pinned = self.task.as_ref().is_some_and(|task| task.pinned.is_some());
+        if pinned || !repeat.allows(&failure) || now + pause >= deadline {
             self.pending = None;
             return Move::Ended(if maybe_written {
                 Ended::Unknown
             } else {
-                Ended::Failed
+                Ended::Failed(failure)
             });
         }
         Move::Pause(pause)

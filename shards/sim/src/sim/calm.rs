@@ -1,10 +1,20 @@
-//! The second phase: the faults end, everything is started again, and the cluster must recover by itself.
+//! The second phase: the faults end, everything is started again, and the cluster must recover by itself. Then everything is
+//! read once more, and the history of the run is judged.
+
+use bytes::Bytes;
+use flotilla_history::{Level, Limits, check};
+use flotilla_shards::ids::ShardId;
 
 use super::{Event, Sim};
-use crate::checks::{self, Checked, Violation};
-use crate::node::Phase;
+use crate::checks::{self, Checked, Violation, ensure};
+use crate::client::task::Task;
+use crate::node::{DiskMood, Phase};
 use crate::queue::MILLIS;
 use crate::trace::Kind;
+
+/// Steps that the judge may take for one component of a history. The keys of a run are chosen so that it is enough; if it
+/// is not, the run has failed.
+const SEARCH_STEPS: u64 = 2_000_000;
 
 impl Sim {
     /// The faults are over.
@@ -15,7 +25,7 @@ impl Sim {
         let now = self.queue.now();
         for at in 0..self.nodes.len() {
             let node = &mut self.nodes[at];
-            node.disk = crate::node::DiskMood::default();
+            node.disk = DiskMood::default();
             if !node.clock.is_right() {
                 node.clock.set_rate(1_000_000, now);
                 self.schedule_tick(at);
@@ -30,43 +40,102 @@ impl Sim {
         Ok(())
     }
 
+    /// What has not settled yet.
+    fn unsettled(&self) -> Option<String> {
+        if let Some(client) = (self.clients.iter()).find(|client| client.task.is_some()) {
+            return Some(format!("a client waits: {:?}", client.task));
+        }
+        let shards = self.map.ids_after(ShardId(0));
+        let mut behind = shards.filter_map(|shard| checks::behind(&self.nodes, shard.shard));
+        if let Some(behind) = behind.next() {
+            return Some(behind);
+        }
+        let up = (0..self.nodes.len()).filter(|&at| self.nodes[at].phase == Phase::Up);
+        let mut owed = up.filter(|&at| self.checks.requests.owed(at) > 0);
+        owed.next().map(|at| {
+            let owed = self.checks.requests.owed(at);
+            format!("node {} owes {owed} answers", at + 1)
+        })
+    }
+
     /// Looks whether everything has settled.
     pub(super) fn look(&mut self) -> Checked {
-        let waiting = (self.clients.iter()).filter(|client| client.task.is_some());
-        let mut behind = (waiting.count() > 0).then(|| "a client waits".to_owned());
-        let shards = self.map.ids_after(flotilla_shards::ids::ShardId(0));
-        let shards: Vec<_> = shards.map(|descriptor| descriptor.shard).collect();
-        if behind.is_none() {
-            behind = shards
-                .iter()
-                .find_map(|&shard| checks::behind(&self.nodes, shard));
-        }
-        if behind.is_none() {
-            let up = (0..self.nodes.len()).filter(|&at| self.nodes[at].phase == Phase::Up);
-            let owed = up.map(|at| (at, self.checks.requests.owed(at)));
-            behind = (owed.filter(|(_, owed)| *owed > 0))
-                .map(|(at, owed)| format!("node {} owes {owed} answers", at + 1))
-                .next();
-        }
-        match behind {
+        match self.unsettled() {
+            None if !self.last_reads => {
+                self.last_reads = true;
+                self.queue.after(0, Event::Look);
+                Ok(())
+            }
             None => {
-                for shard in shards {
-                    checks::diverged(&self.nodes, shard)?;
+                let task = self.last_tasks().nth(self.last_read);
+                self.last_read += 1;
+                let client = self.last_read % self.clients.len();
+                match task {
+                    None => self.judge(),
+                    task => {
+                        self.client_begins(client, task)?;
+                        self.queue.after(MILLIS, Event::Look);
+                        Ok(())
+                    }
                 }
-                self.done = true;
-                Ok(())
             }
-            Some(what) if self.queue.now() >= self.settings.storm + self.settings.calm => {
-                // Requests of shards without a majority are answered by their deadlines, but their engines may owe them.
-                Err(Violation {
-                    check: "convergence",
-                    what: format!("{} µs after the last fault: {what}", self.settings.calm),
-                })
-            }
-            Some(_) => {
-                self.queue.after(100 * MILLIS, Event::Look);
+            Some(what) => {
+                // The reads at the end have deadlines of their own.
+                let bound = self.settings.storm + self.settings.calm;
+                ensure(
+                    self.last_reads || self.queue.now() < bound,
+                    "convergence",
+                    || format!("{} µs after the last fault: {what}", self.settings.calm),
+                )?;
+                let pause = if self.last_reads {
+                    MILLIS
+                } else {
+                    100 * MILLIS
+                };
+                self.queue.after(pause, Event::Look);
                 Ok(())
             }
         }
+    }
+
+    /// Reads of everything that was written.
+    fn last_tasks(&self) -> impl Iterator<Item = Task> {
+        let workload = &self.clients[0].workload;
+        let registers = workload.registers.iter().cloned();
+        let lists = workload.lists.iter().cloned().map(Task::read_list);
+        let counters = workload.counters.iter().cloned().map(Task::read_counter);
+        let accounts = Task::batch_get(workload.accounts.clone(), Level::Linearizable);
+        let all = (Bytes::new(), Bytes::new());
+        let scan = |reverse| Task::scan(all.clone(), reverse, Level::Linearizable, false, 0);
+        let scans = [scan(false), scan(true)];
+        (registers.map(|key| Task::get(key, Level::Linearizable)))
+            .chain(lists)
+            .chain(counters)
+            .chain([accounts])
+            .chain(scans)
+    }
+
+    /// Everything is at rest: the contents of all replicas and the history of the run are judged.
+    fn judge(&mut self) -> Checked {
+        let shards: Vec<ShardId> = (self.map.ids_after(ShardId(0)))
+            .map(|shard| shard.shard)
+            .collect();
+        for shard in shards {
+            checks::diverged(&self.nodes, shard)?;
+        }
+        let limits = Limits {
+            search_steps: SEARCH_STEPS,
+            ..Limits::default()
+        };
+        let report = check(&self.history, &limits);
+        self.report.judged += self.history.operations().len() as u64;
+        if !report.passed() {
+            return Err(Violation {
+                check: "history",
+                what: report.display(&self.history).to_string(),
+            });
+        }
+        self.done = true;
+        Ok(())
     }
 }

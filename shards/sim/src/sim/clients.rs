@@ -1,10 +1,11 @@
 //! The clients of a run: tasks begin, tries are sent and answered, and what clients are told is recorded.
 
-use flotilla_proto::v1::{request, response};
+use bytes::Bytes;
+use flotilla_history::{Answer, Call, ClientId, Level};
 
 use super::{Event, Sim};
-use crate::checks::Checked;
-use crate::client::task::{self, End, Next};
+use crate::checks::{Checked, Violation, ensure};
+use crate::client::task::{End, Next, Task};
 use crate::client::{Ended, Move};
 use crate::rpc::{Failure, Party, Reply, Request};
 use crate::trace::Kind;
@@ -17,28 +18,42 @@ impl Sim {
             let next = self.clients[client].again(now);
             return self.client_move(client, next);
         }
-        if self.calm {
+        if self.calm || self.clients[client].task.is_some() {
             return Ok(());
         }
-        self.clients[client].begin(now);
-        let (key, read) = {
-            let Some(task) = &self.clients[client].task else {
-                return Ok(());
-            };
-            (task.key.clone(), matches!(task.kind, request::Kind::Get(_)))
+        self.client_begins(client, None)
+    }
+
+    /// A client begins a task, by default its workload's next one.
+    pub(super) fn client_begins(&mut self, client: usize, task: Option<Task>) -> Checked {
+        let now = self.queue.now();
+        self.clients[client].begin(task, now);
+        let Some(task) = &mut self.clients[client].task else {
+            return Ok(());
         };
-        let bound = if read {
-            self.checks.reads.bound(&key)
+        if let (Some(at), Call::Get { level, .. }) = (task.pinned, &mut task.call) {
+            let boot = self.nodes[at].boot;
+            *level = Level::Replica(((at as u64 + 1) << 32) + u64::from(boot));
+            self.clients[client].pinned_boot = boot;
+        }
+        let Some(task) = &self.clients[client].task else {
+            return Ok(());
+        };
+        let call = task.call.clone();
+        let operation = if task.is_cross() {
+            None
         } else {
-            0
+            Some(
+                self.history
+                    .invoke(ClientId(client as u64), call.clone(), now),
+            )
         };
+        let bound = read_key(&call).map_or(0, |key| self.checks.reads.bound(key));
+        self.clients[client].operation = operation;
         self.clients[client].bound = bound;
-        let text = self.clients[client]
-            .task
-            .as_ref()
-            .map(|task| format!("{:?}", task.kind));
-        self.note(Kind::Invoke, [client as u64, bound, 0], || {
-            format!("c{client} {}", text.unwrap_or_default())
+        let number = operation.map_or(u64::MAX, |operation| operation.0);
+        self.note(Kind::Invoke, [client as u64, bound, number], || {
+            format!("c{client} {call:?}")
         });
         let next = self.clients[client].advance(None);
         self.client_does(client, next)
@@ -47,11 +62,26 @@ impl Sim {
     fn client_does(&mut self, client: usize, next: Next) -> Checked {
         let now = self.queue.now();
         match next {
+            // A task of many requests ends with its time.
+            Next::Ask(_) if now >= self.clients[client].deadline => {
+                let next = self.clients[client].advance(Some(Ended::Failed(Failure::Late)));
+                self.client_does_last(client, next)
+            }
             Next::Ask(kind) => {
                 let next = self.clients[client].ask(kind, now);
                 self.client_move(client, next)
             }
-            Next::Over(result) => self.task_over(client, &result),
+            Next::Over(end) => self.task_over(client, end),
+        }
+    }
+
+    fn client_does_last(&mut self, client: usize, next: Next) -> Checked {
+        match next {
+            Next::Over(end) => self.task_over(client, end),
+            Next::Ask(kind) => Err(Violation {
+                check: "requests",
+                what: format!("client {client} asks {kind:?} after its deadline"),
+            }),
         }
     }
 
@@ -76,13 +106,11 @@ impl Sim {
                 self.queue.after(pause, Event::ClientNext(client));
                 Ok(())
             }
-            Move::Ended(ended) => self.request_ended(client, ended),
+            Move::Ended(ended) => {
+                let next = self.clients[client].advance(Some(ended));
+                self.client_does(client, next)
+            }
         }
-    }
-
-    fn request_ended(&mut self, client: usize, ended: Ended) -> Checked {
-        let next = self.clients[client].advance(Some(ended));
-        self.client_does(client, next)
     }
 
     /// A try was answered.
@@ -100,13 +128,19 @@ impl Sim {
         self.client_reply(client, id, Err(Failure::Late))
     }
 
-    fn task_over(&mut self, client: usize, result: &End) -> Checked {
+    fn task_over(&mut self, client: usize, mut end: End) -> Checked {
         let now = self.queue.now();
         let Some(task) = self.clients[client].task.take() else {
             return Ok(());
         };
+        if let Some(at) = task.pinned
+            && self.nodes[at].boot != self.clients[client].pinned_boot
+        {
+            // Another start of the node may have answered, which promises nothing.
+            end = End::Failed;
+        }
         let operations = &mut self.report.operations;
-        let code = match result {
+        let code = match &end {
             End::Ok(_) => {
                 operations.ok += 1;
                 0
@@ -119,22 +153,42 @@ impl Sim {
                 operations.unknown += 1;
                 2
             }
+            End::Wrong(_) => 3,
         };
+        let text = format!("{end:?}");
         self.note(Kind::Return, [client as u64, code, 0], || {
-            format!("c{client} {result:?}")
+            format!("c{client} {text}")
         });
         let deadline = self.clients[client].deadline;
-        crate::checks::ensure(now <= deadline, "requests", || {
+        ensure(now <= deadline, "requests", || {
             format!("client {client} was answered at {now}, after its deadline {deadline}")
         })?;
-        if let End::Ok(answer) = result {
-            let revision = task::revision(answer);
-            match answer {
-                response::Kind::Get(_) => {
-                    let bound = self.clients[client].bound;
-                    self.checks.reads.check(&task.key, bound, revision)?;
+        let operation = self.clients[client].operation.take();
+        match end {
+            End::Ok(answer) => {
+                self.judge_at_once(client, &task.call, &answer)?;
+                if let Some(operation) = operation {
+                    self.history.ok(operation, answer, now);
                 }
-                _ => self.checks.reads.written(&task.key, revision.unwrap_or(0)),
+            }
+            End::Failed => {
+                if let Some(operation) = operation {
+                    self.history.failed(operation);
+                }
+                ensure(!self.last_reads, "final_reads", || {
+                    format!("{:?} fails in calm weather", task.call)
+                })?;
+            }
+            End::Unknown => {
+                if let Some(operation) = operation {
+                    self.history.unknown(operation);
+                }
+            }
+            End::Wrong(what) => {
+                return Err(Violation {
+                    check: "workload",
+                    what,
+                });
             }
         }
         if !self.calm {
@@ -143,5 +197,41 @@ impl Sim {
             self.queue.after(pause, Event::ClientNext(client));
         }
         Ok(())
+    }
+
+    /// What one answer tells by itself.
+    fn judge_at_once(&mut self, client: usize, call: &Call, answer: &Answer) -> Checked {
+        if let Some(what) = self.clients[client].workload.observe(call, answer) {
+            return Err(Violation {
+                check: "workload",
+                what,
+            });
+        }
+        match (call, answer) {
+            (Call::Put { key, .. }, Answer::Put { revision }) => {
+                self.checks.reads.written(key, *revision);
+            }
+            (Call::Delete { key }, Answer::Delete { revision, .. }) => {
+                self.checks.reads.written(key, *revision);
+            }
+            (Call::Get { key, .. }, Answer::Get(found)) if read_key(call).is_some() => {
+                let bound = self.clients[client].bound;
+                let found = found.as_ref().map(|found| found.revision);
+                self.checks.reads.check(key, bound, found)?;
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+/// The key of a linearizable get.
+fn read_key(call: &Call) -> Option<&Bytes> {
+    match call {
+        Call::Get {
+            key,
+            level: Level::Linearizable,
+        } => Some(key),
+        _ => None,
     }
 }

@@ -14,6 +14,7 @@ mod turn;
 use std::sync::Arc;
 
 use fastrand::Rng;
+use flotilla_history::History;
 use flotilla_proto::v1 as proto;
 use flotilla_shards::genesis::{Genesis, Split, even_split};
 use flotilla_shards::ids::NodeId;
@@ -91,6 +92,12 @@ pub(crate) struct Sim {
     /// Nodes that were replaced by other stores, or whose disks are damaged.
     lost: usize,
     faults: FaultCounts,
+    /// What clients asked and were told.
+    history: History,
+    /// Whether everything has settled and is read once more.
+    last_reads: bool,
+    /// The next of these reads.
+    last_read: usize,
     done: bool,
 }
 
@@ -152,6 +159,9 @@ impl Sim {
             next_try: 0,
             lost: 0,
             faults: FaultCounts::default(),
+            history: History::new(),
+            last_reads: false,
+            last_read: 0,
             done: false,
             nodes,
             clients,

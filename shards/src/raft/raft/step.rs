@@ -93,12 +93,10 @@ impl<S: Storage> Raft<S> {
             MessageKind::Hup => self.hup_by_timeout(),
             MessageKind::Vote | MessageKind::PreVote => self.handle_vote(&message),
             MessageKind::StorageAppendResp => {
-                if message.index != Index(0) {
-                    self.log.stable_to(EntryId {
-                        term: message.log_term,
-                        index: message.index,
-                    });
-                }
+                self.log.written_to(EntryId {
+                    term: message.log_term,
+                    index: message.index,
+                })?;
                 match &message.snapshot {
                     Some(snapshot) => self.applied_snapshot(snapshot),
                     None => Ok(()),
@@ -212,7 +210,7 @@ impl<S: Storage> Raft<S> {
     fn applied_snapshot(&mut self, snapshot: &Snapshot) -> Result<(), Error> {
         let index = snapshot.meta.index;
         self.check_applied(index, self.log.committed())?;
-        self.log.stable_snapshot_to(index);
+        self.log.snapshot_written(index)?;
         self.applied_to(index, 0)
     }
 }
