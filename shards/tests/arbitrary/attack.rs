@@ -137,7 +137,7 @@ fn members(voters: &[u64]) -> ConfState {
     }
 }
 
-const KINDS: [MessageKind; 24] = [
+const KINDS: [MessageKind; 25] = [
     MessageKind::Hup,
     MessageKind::Beat,
     MessageKind::Prop,
@@ -148,6 +148,7 @@ const KINDS: [MessageKind; 24] = [
     MessageKind::Snap,
     MessageKind::Heartbeat,
     MessageKind::HeartbeatResp,
+    MessageKind::Quiesce,
     MessageKind::Unreachable,
     MessageKind::SnapStatus,
     MessageKind::CheckQuorum,
@@ -437,7 +438,7 @@ impl<'a> Attack<'a> {
             29 => match self.choices.below(4) {
                 0 => self.node.forget_leader(),
                 1 => self.node.heartbeat_now(),
-                2 => drop(self.node.quiesce()),
+                2 => drop(self.node.quiesce(|_| false)),
                 _ => self.node.wake(),
             },
             30 if self.choices.one_in(8) => self.lie(),

@@ -8,13 +8,13 @@ use flotilla_shards::raft::{Message, MessageKind, ReplicaId};
 const MAX_ROUNDS: usize = 10_000;
 
 #[rustfmt::skip]
-const KINDS: [MessageKind; 24] = [
+const KINDS: [MessageKind; 25] = [
     MessageKind::Hup, MessageKind::Beat, MessageKind::Prop, MessageKind::App, MessageKind::AppResp, MessageKind::Vote,
     MessageKind::VoteResp, MessageKind::Snap, MessageKind::Heartbeat, MessageKind::HeartbeatResp,
     MessageKind::Unreachable, MessageKind::SnapStatus, MessageKind::CheckQuorum, MessageKind::TransferLeader,
     MessageKind::TimeoutNow, MessageKind::ReadIndex, MessageKind::ReadIndexResp, MessageKind::PreVote,
     MessageKind::PreVoteResp, MessageKind::StorageAppend, MessageKind::StorageAppendResp, MessageKind::StorageApply,
-    MessageKind::StorageApplyResp, MessageKind::ForgetLeader,
+    MessageKind::StorageApplyResp, MessageKind::ForgetLeader, MessageKind::Quiesce,
 ];
 
 fn message_kind(arg: &Arg) -> Checked<MessageKind> {
