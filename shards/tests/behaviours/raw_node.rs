@@ -5,7 +5,7 @@ use crate::harness::*;
 type Replica = RawNode<MemoryStorage>;
 
 /// Every kind of message.
-const KINDS: [MessageKind; 24] = [
+const KINDS: [MessageKind; 25] = [
     Hup,
     Beat,
     Prop,
@@ -30,6 +30,7 @@ const KINDS: [MessageKind; 24] = [
     StorageApply,
     StorageApplyResp,
     ForgetLeader,
+    Quiesce,
 ];
 
 /// A message of this kind with what the kind asks for.
