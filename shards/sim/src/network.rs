@@ -25,6 +25,8 @@ pub(crate) struct Frame {
     pub(crate) to: usize,
     pub(crate) urgent: bool,
     pub(crate) messages: Vec<(ShardId, Message)>,
+    /// The sender's word that it lives, with the number of its start.
+    pub(crate) alive: Option<u64>,
 }
 
 #[derive(Clone, Debug, Default)]

@@ -53,6 +53,7 @@ pub(crate) enum Input {
     },
     Read(ShardId, Handle),
     Peer(Vec<(ShardId, Message)>),
+    Alive(NodeId, u64),
     Local(Vec<(ShardId, Message)>),
     Flushed(Vec<(ShardId, Index)>),
     Unreachable(NodeId),

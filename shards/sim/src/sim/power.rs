@@ -166,7 +166,7 @@ impl Sim {
         for event in std::mem::take(&mut self.backlog[at]) {
             match event {
                 // Already in the process' sockets.
-                Event::Frame(frame) => self.input(at, Input::Peer(frame.messages)),
+                Event::Frame(frame) => self.take_frame(*frame),
                 event => self.queue.after(0, event),
             }
         }

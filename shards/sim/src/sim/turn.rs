@@ -89,6 +89,7 @@ impl Sim {
                         let _ = engine.handle_message(shard, message);
                     }
                 }
+                Input::Alive(peer, incarnation) => engine.handle_alive(peer, incarnation),
                 Input::Local(messages) => {
                     for (shard, message) in messages {
                         engine.handle_local(shard, message);
@@ -139,6 +140,9 @@ impl Sim {
         }
         for change in &out.changes {
             self.role_changed(at, change)?;
+        }
+        if out.alive {
+            self.say_alive(at);
         }
         self.send(at, out.messages)?;
         for apply in out.applies {
@@ -226,19 +230,48 @@ impl Sim {
                     to,
                     urgent,
                     messages: vec![(shard, message)],
+                    alive: None,
                 }),
             }
         }
-        let now = self.queue.now();
         for frame in frames {
-            self.report.frames += 1;
-            let queue = &mut self.queue;
-            self.network
-                .send(frame, now, &mut self.rng, &mut self.faults, |at, frame| {
-                    queue.at(at, Event::Frame(Box::new(frame)))
-                });
+            self.send_frame(frame);
         }
         Ok(())
+    }
+
+    fn send_frame(&mut self, frame: Frame) {
+        self.report.frames += 1;
+        let (now, queue) = (self.queue.now(), &mut self.queue);
+        self.network
+            .send(frame, now, &mut self.rng, &mut self.faults, |at, frame| {
+                queue.at(at, Event::Frame(Box::new(frame)))
+            });
+    }
+
+    /// Tells all other nodes that this one lives.
+    fn say_alive(&mut self, at: usize) {
+        let alive = Some(u64::from(self.nodes[at].boot));
+        for to in (0..self.nodes.len()).filter(|to| *to != at) {
+            self.send_frame(Frame {
+                from: at,
+                to,
+                urgent: true,
+                messages: Vec::new(),
+                alive,
+            });
+        }
+    }
+
+    /// Gives what arrived to the process.
+    pub(super) fn take_frame(&mut self, frame: Frame) {
+        if let Some(incarnation) = frame.alive {
+            let from = self.nodes[frame.from].id;
+            self.input(frame.to, Input::Alive(from, incarnation));
+        }
+        if !frame.messages.is_empty() {
+            self.input(frame.to, Input::Peer(frame.messages));
+        }
     }
 
     pub(super) fn frame_arrives(&mut self, frame: Box<Frame>) {
@@ -264,7 +297,7 @@ impl Sim {
                         .collect();
                     format!("n{} -> n{}: {}", from + 1, to + 1, shown.join(", "))
                 });
-                self.input(to, Input::Peer(frame.messages));
+                self.take_frame(*frame);
             }
             Phase::Paused => self.backlog[to].push(Event::Frame(frame)),
             // The connection is refused, of which the sender learns; a store that is not known is refused too.
