@@ -74,8 +74,7 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
             changes: vec![ConfChangeSingle {
                 kind,
                 id: ReplicaId(id),
-            }]
-            .into(),
+            }],
             context: named.encode_to_vec().into(),
         };
         ConfChangeAny::V2(change).encode().1
