@@ -6,6 +6,7 @@
 use crate::ids::{NodeId, ShardId};
 use crate::limits::{KEY_BYTES_MAX, REPLICAS_MAX};
 use crate::raft::{ConfState, ReplicaId};
+use crate::wire::POSITION_MAX;
 use bytes::Bytes;
 use flotilla_proto::v1 as proto;
 use std::fmt;
@@ -195,6 +196,18 @@ pub enum DescriptorError {
         /// What is wrong with it.
         source: EmptyRange,
     },
+    /// An epoch that no number of changes can reach.
+    #[error(
+        "shard {shard} has the epoch {membership}.{range}, expected at most {POSITION_MAX} each"
+    )]
+    Epoch {
+        /// Which shard.
+        shard: ShardId,
+        /// Changes of the replica set.
+        membership: u64,
+        /// Splits and merges.
+        range: u64,
+    },
     /// A bound that no key can reach.
     #[error("the {field} of shard {shard} has {bytes} bytes, at most {KEY_BYTES_MAX} are possible")]
     KeyTooLong {
@@ -290,6 +303,13 @@ impl TryFrom<proto::Descriptor> for Descriptor {
             shard,
             field: "epoch",
         })?;
+        if epoch.membership > POSITION_MAX || epoch.range > POSITION_MAX {
+            return Err(DescriptorError::Epoch {
+                shard,
+                membership: epoch.membership,
+                range: epoch.range,
+            });
+        }
         for (field, key) in [("start", &message.start), ("end", &message.end)] {
             if key.len() > KEY_BYTES_MAX {
                 return Err(DescriptorError::KeyTooLong {

@@ -397,7 +397,8 @@ pub fn term(field: &'static str, value: u64) -> Result<Term, WireError> {
     position(field, value).map(Term)
 }
 
-fn position(field: &'static str, value: u64) -> Result<u64, WireError> {
+/// Checks a number that counts up by one: an index, a term, a revision, an epoch.
+pub(crate) fn position(field: &'static str, value: u64) -> Result<u64, WireError> {
     if value > POSITION_MAX {
         return Err(WireError::Position { field, value });
     }

@@ -29,13 +29,15 @@ pub enum ApplyError {
     /// A value without a legible header.
     #[error(transparent)]
     Value(#[from] ValueError),
-    /// An illegible session.
-    #[error("stored session of shard {shard} is damaged: {source}")]
+    /// A session that cannot be read, or that the shard cannot have.
+    #[error("stored session {}.{} of shard {shard} is damaged: {what}", session.opened_in, session.number)]
     Session {
         /// Whose session.
         shard: ShardId,
+        /// Which one.
+        session: SessionId,
         /// What is wrong.
-        source: prost::DecodeError,
+        what: String,
     },
     /// An illegible shard state.
     #[error("shard {shard}: {source}")]
@@ -319,7 +321,7 @@ impl StateMachine {
         let sessions = match self.sessions.take() {
             Some(sessions) => sessions,
             // No unwritten batch can hold rows that are missing here: only a loaded table writes sessions.
-            None => SessionTable::load(view, self.state.descriptor.shard)?,
+            None => SessionTable::load(view, &self.state)?,
         };
         Ok(self.sessions.insert(sessions))
     }

@@ -6,6 +6,7 @@
 
 use super::batch::StateBatch;
 use super::machine::ApplyError;
+use super::state::ShardState;
 use super::view::{Order, StateView};
 use crate::ids::ShardId;
 use crate::keys::{self, RowKey, SessionId};
@@ -45,10 +46,14 @@ pub(super) enum Admission {
 
 impl SessionTable {
     /// Reads the table from the shard's rows.
-    pub(super) fn load<V>(view: &V, shard: ShardId) -> Result<Self, ApplyError>
+    ///
+    /// # Errors
+    /// A row that [`SessionTable::flush`] did not write for a shard in this state.
+    pub(super) fn load<V>(view: &V, state: &ShardState) -> Result<Self, ApplyError>
     where
         V: StateView + ?Sized,
     {
+        let shard = state.descriptor.shard;
         let mut table = Self::default();
         let mut damaged = None;
         view.scan(
@@ -56,19 +61,20 @@ impl SessionTable {
             Order::Ascending,
             &mut |key, row| {
                 let result = match keys::decode(Bytes::copy_from_slice(key)) {
-                    Ok(RowKey::Session { session, .. }) => SessionRecord::decode(row)
+                    Ok(RowKey::Session { session, .. }) => record(row, session, state)
                         .map(|record| (session, record))
-                        .map_err(|source| ApplyError::Session { shard, source }),
+                        .map_err(|what| ApplyError::Session {
+                            shard,
+                            session,
+                            what,
+                        }),
                     Ok(_) => {
                         unreachable!("a row of another kind in the range of sessions: {key:?}")
                     }
                     Err(error) => Err(error.into()),
                 };
                 match result {
-                    Ok((session, mut record)) => {
-                        record
-                            .answers
-                            .sort_unstable_by_key(|answer| answer.sequence);
+                    Ok((session, record)) => {
                         table.answers += record.answers.len();
                         table.by_use.insert((record.last_used_ms, session));
                         table.sessions.insert(session, record);
@@ -209,6 +215,28 @@ impl SessionTable {
     }
 }
 
+/// Reads a session's row.
+///
+/// # Errors
+/// What is wrong with it, and what was expected.
+fn record(row: &[u8], session: SessionId, state: &ShardState) -> Result<SessionRecord, String> {
+    let mut record = SessionRecord::decode(row).map_err(|error| error.to_string())?;
+    let next = state.next_session;
+    if session.opened_in == state.descriptor.shard && session.number >= next {
+        return Err(format!("the shard has opened sessions below {next} alone"));
+    }
+    let answers = record.answers.len();
+    if answers as u64 > SESSION_WINDOW {
+        return Err(format!(
+            "it has {answers} answers, expected at most {SESSION_WINDOW}"
+        ));
+    }
+    record
+        .answers
+        .sort_unstable_by_key(|answer| answer.sequence);
+    Ok(record)
+}
+
 fn id(reference: &SessionRef) -> SessionId {
     SessionId {
         opened_in: ShardId(reference.shard_id),
@@ -224,9 +252,33 @@ fn is_expired(last_used_ms: u64, clock_ms: u64) -> bool {
 mod tests {
     use super::super::memory::MemoryState;
     use super::*;
+    use crate::descriptor::{Descriptor, Epoch, KeyRange};
+    use crate::raft::{Index, Term};
     use flotilla_proto::v1::{Refusal, WriteAnswer};
 
     const SHARD: ShardId = ShardId(2);
+
+    /// A shard that has opened sessions below `next_session`.
+    fn opened_below(next_session: u64) -> ShardState {
+        let descriptor = Descriptor {
+            shard: SHARD,
+            range: KeyRange::all(),
+            epoch: Epoch {
+                membership: 1,
+                range: 1,
+            },
+            replicas: Vec::new(),
+        };
+        ShardState {
+            applied_index: Index(1),
+            applied_term: Term(1),
+            revision: 0,
+            clock_ms: 0,
+            next_session,
+            conf_state: descriptor.conf_state(),
+            descriptor,
+        }
+    }
 
     fn session(number: u64) -> SessionId {
         SessionId {
@@ -378,7 +430,9 @@ mod tests {
         let mut state = MemoryState::default();
         state.write(&batch);
         assert_eq!(
-            SessionTable::load(&state, SHARD).unwrap().answers,
+            SessionTable::load(&state, &opened_below(1 << 40))
+                .unwrap()
+                .answers,
             table.answers
         );
     }
@@ -398,7 +452,7 @@ mod tests {
         table.flush(SHARD, &mut batch);
         let mut state = MemoryState::default();
         state.write(&batch);
-        let mut again = SessionTable::load(&state, SHARD).unwrap();
+        let mut again = SessionTable::load(&state, &opened_below(1 << 40)).unwrap();
         assert_eq!(again.sessions, table.sessions);
         assert_eq!(again.by_use, table.by_use);
         assert_eq!(
@@ -410,7 +464,32 @@ mod tests {
             keys::session(SHARD, session(9)),
             Bytes::from_static(b"\xff\xff"),
         );
-        let error = SessionTable::load(&state, SHARD).unwrap_err();
-        assert!(error.to_string().contains("session of shard 2"), "{error}");
+        let error = SessionTable::load(&state, &opened_below(1 << 40)).unwrap_err();
+        let expected = "stored session 2.9 of shard 2 is damaged";
+        assert!(error.to_string().starts_with(expected), "{error}");
+    }
+
+    #[test]
+    fn rows_that_the_shard_cannot_have_written_are_refused() {
+        let refusal = |record: SessionRecord| {
+            let mut rows = MemoryState::default();
+            rows.put(
+                keys::session(SHARD, session(5)),
+                record.encode_to_vec().into(),
+            );
+            let load = |next| SessionTable::load(&rows, &opened_below(next));
+            let unopened = load(5).unwrap_err().to_string();
+            let end = "is damaged: the shard has opened sessions below 5 alone";
+            assert!(unopened.ends_with(end), "{unopened}");
+            load(6).map(drop).map_err(|error| error.to_string())
+        };
+        assert_eq!(refusal(SessionRecord::default()), Ok(()));
+        let answers = vec![StoredAnswer::default(); usize::try_from(SESSION_WINDOW).unwrap() + 1];
+        let many = refusal(SessionRecord {
+            answers,
+            ..SessionRecord::default()
+        });
+        let end = "is damaged: it has 1025 answers, expected at most 1024";
+        assert!(many.unwrap_err().ends_with(end));
     }
 }

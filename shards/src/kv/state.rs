@@ -68,9 +68,9 @@ impl TryFrom<proto::ShardState> for ShardState {
         Ok(Self {
             applied_index: wire::index("applied_index", message.applied_index)?,
             applied_term: wire::term("applied_term", message.applied_term)?,
-            revision: message.revision,
+            revision: wire::position("revision", message.revision)?,
             clock_ms: message.clock_ms,
-            next_session: message.next_session,
+            next_session: wire::position("next_session", message.next_session)?,
             conf_state: wire::decode_conf_state(conf_state)?,
             descriptor: descriptor.try_into()?,
         })
