@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup run test sim verify fix bench
+.PHONY: help setup run test sim soak verify fix bench
 
 # RocksDB's C++ takes long to compile: ccache keeps the results over target folders and profiles.
 ifneq (,$(shell command -v ccache))
@@ -27,6 +27,10 @@ SEEDS ?= 500
 FROM ?= 1
 sim: ## Run simulated clusters: make sim SEEDS=500 FROM=1
 	cargo run --release --quiet -p flotilla-sim -- --seeds $(SEEDS) --from $(FROM)
+
+MINUTES ?= 30
+soak: ## Run simulated clusters for as long as wanted, and say what was covered: make soak MINUTES=30
+	cargo run --release --quiet -p flotilla-sim -- --minutes $(MINUTES) --from $(FROM)
 
 verify: setup ## Check format, lints, documentation and dependencies; changes nothing
 	cargo fmt --all --check

@@ -88,22 +88,37 @@ impl Fault {
 
 /// How often each kind of fault fired.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct FaultCounts([u64; Fault::ALL.len()]);
+pub struct FaultCounts {
+    counts: [u64; Fault::ALL.len()],
+    /// Faults of frames that have fired since this was last asked, as bits.
+    fresh: u32,
+}
 
 impl FaultCounts {
     /// How often `fault` fired.
     #[must_use]
     pub fn of(&self, fault: Fault) -> u64 {
-        self.0[fault as usize]
+        self.counts[fault as usize]
     }
 
     pub(crate) fn note(&mut self, fault: Fault) {
-        self.0[fault as usize] += 1;
+        self.counts[fault as usize] += 1;
+        self.fresh |= 1 << (fault as u32);
+    }
+
+    /// What has fired since this was last asked.
+    pub(crate) fn take_fresh(&mut self) -> impl Iterator<Item = Fault> + use<> {
+        let fresh = std::mem::take(&mut self.fresh);
+        (Fault::ALL.into_iter()).filter(move |fault| fresh & (1 << (*fault as u32)) != 0)
+    }
+
+    pub(crate) fn has_fresh(&self) -> bool {
+        self.fresh != 0
     }
 
     /// Adds the counts of another run.
     pub fn add(&mut self, other: &Self) {
-        for (sum, count) in self.0.iter_mut().zip(other.0) {
+        for (sum, count) in self.counts.iter_mut().zip(other.counts) {
             *sum += count;
         }
     }

@@ -13,6 +13,7 @@
 mod checks;
 mod client;
 mod clock;
+mod coverage;
 mod disk;
 mod fault;
 mod network;
@@ -26,6 +27,7 @@ mod trace;
 
 pub use checks::Violation;
 pub use client::workload::Load;
+pub use coverage::Coverage;
 pub use fault::{Fault, FaultCounts};
 pub use queue::{MILLIS, Micros, SECOND};
 pub use report::{Operations, Report};

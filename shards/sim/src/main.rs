@@ -145,6 +145,11 @@ fn many(arguments: &Arguments) -> ExitCode {
         }
     });
     println!("{total}");
+    if arguments.minutes.is_some() {
+        println!("steps of nodes and clients while each fault was in effect:");
+        println!("{}", total.coverage.table(&total.faults));
+        println!("never met: {:?}", total.coverage.missing());
+    }
     let simulated = Duration::from_micros(total.simulated);
     println!(
         "{:.1?} on {threads} threads, {:.1} cluster-seconds per core-second",

@@ -83,6 +83,12 @@ impl Network {
         self.delay + rng.u64(..=self.jitter)
     }
 
+    /// Whether a request is to come twice.
+    pub(crate) fn doubles(&self, rng: &mut Rng) -> bool {
+        let chance = self.chances.duplication;
+        chance > 0 && rng.u64(..1_000_000) < chance
+    }
+
     /// Whether nothing gets from one node to another.
     pub(crate) fn is_cut(&self, from: usize, to: usize) -> bool {
         self.links[from * self.nodes + to].cut

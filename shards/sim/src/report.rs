@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use crate::coverage::Coverage;
 use crate::fault::{Fault, FaultCounts};
 use crate::queue::{Micros, SECOND};
 
@@ -38,6 +39,8 @@ pub struct Report {
     pub judged: u64,
     /// Faults by kind.
     pub faults: FaultCounts,
+    /// What happened while faults were in effect.
+    pub coverage: Coverage,
 }
 
 /// Operations of clients by how they ended.
@@ -71,6 +74,7 @@ impl Report {
         self.operations.unknown += other.operations.unknown;
         self.judged += other.judged;
         self.faults.add(&other.faults);
+        self.coverage.add(&other.coverage);
     }
 }
 

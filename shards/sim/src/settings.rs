@@ -51,6 +51,8 @@ pub struct Settings {
     pub think: Micros,
     /// Time in which a request must be answered.
     pub timeout: Micros,
+    /// Time after which a try of a request that may be repeated is given up.
+    pub try_timeout: Micros,
     /// Keys of the registers.
     pub keys: usize,
     /// What clients ask for, with weights.
@@ -95,15 +97,16 @@ impl Settings {
             faults: Vec::new(),
             storm,
             calm: 60 * SECOND,
-            clients: rng.usize(2..=12),
+            clients: rng.usize(2..=10),
             think: 0,
             timeout: *pick(rng, &[SECOND, 3 * SECOND, 10 * SECOND]),
-            keys: rng.usize(4..=48),
+            try_timeout: *pick(rng, &[150 * MILLIS, 500 * MILLIS, 3 * SECOND]),
+            keys: *pick(rng, &[4, 4, 8, 16, 48]),
             loads: loads(rng),
             sessions: *pick(rng, &[0, 50, 100]),
         };
         // About so many operations, however long the run: the judge of histories must manage them.
-        let operations = *pick(rng, &[500, 1_000, 3_000]);
+        let operations = *pick(rng, &[1_000, 3_000, 8_000]);
         settings.think = (settings.clients as u64 * storm / operations).max(MILLIS);
         if rng.u8(..10) > 0 {
             settings.faults = faults(rng, nodes);
@@ -135,6 +138,7 @@ impl Settings {
             clients: 16,
             think: 20 * MILLIS,
             timeout: 10 * SECOND,
+            try_timeout: 3 * SECOND,
             keys: 1000,
             loads: vec![(Load::Register, 1)],
             sessions: 50,

@@ -62,6 +62,7 @@ pub(crate) enum Kind {
     Log,
     Apply,
     Flush,
+    Compact,
     Snapshot,
     Frame,
     Request,

@@ -27,7 +27,6 @@ use write::Sessions;
 
 const PAUSE_FIRST: Micros = 10 * MILLIS;
 const PAUSE_LAST: Micros = 500 * MILLIS;
-const TRY_TIMEOUT: Micros = 3 * SECOND;
 /// Time for the reads at the end of a run.
 const CALM_TIMEOUT: Micros = 30 * SECOND;
 
@@ -103,6 +102,7 @@ pub(crate) struct Client {
     leaders: BTreeMap<ShardId, usize>,
     turn: usize,
     timeout: Micros,
+    try_timeout: Micros,
     pub(crate) task: Option<Task>,
     pub(crate) pending: Option<Pending>,
     /// When the task must be over.
@@ -131,6 +131,7 @@ impl Client {
             map: Arc::clone(map),
             leaders: BTreeMap::new(),
             timeout: settings.timeout,
+            try_timeout: settings.try_timeout,
             task: None,
             pending: None,
             deadline: 0,
@@ -199,7 +200,7 @@ impl Client {
         let pinned = self.task.as_ref().and_then(|task| task.pinned);
         let leader = pending.shard.and_then(|shard| self.leaders.get(&shard));
         // Now and then a linearizable read goes to any node, where there may be a follower to serve it.
-        let wander = pending.repeat == Repeat::Read && self.rng.u8(..4) == 0;
+        let wander = pending.repeat == Repeat::Read && self.rng.u8(..3) == 0;
         let leader = leader.filter(|_| !wander).copied();
         pending.leads = leader.is_some();
         pending.target = pinned.or(leader).unwrap_or_else(|| {
@@ -208,7 +209,7 @@ impl Client {
         });
         let left = pending.deadline.saturating_sub(now);
         let timeout = match pending.repeat {
-            Repeat::Read | Repeat::Once => left.min(TRY_TIMEOUT),
+            Repeat::Read | Repeat::Once => left.min(self.try_timeout),
             Repeat::Write => left,
         };
         Move::Send {
@@ -227,7 +228,7 @@ impl Client {
 
     /// Whether an answer to this try is still waited for.
     pub(crate) fn waits_for(&self, try_id: u64) -> bool {
-        (self.pending.as_ref()).is_some_and(|pending| pending.try_id == try_id)
+        (self.pending.as_ref()).is_some_and(|pending| try_id != 0 && pending.try_id == try_id)
     }
 
     /// The pause is over.

@@ -7,7 +7,9 @@ use super::{Event, Sim};
 use crate::checks::{Checked, Violation, ensure};
 use crate::client::task::{End, Next, Task};
 use crate::client::{Ended, Move};
-use crate::rpc::{Failure, Party, Reply, Request};
+use crate::fault::Fault;
+use crate::queue::SECOND;
+use crate::rpc::{self, Failure, Party, Reply, Request};
 use crate::trace::Kind;
 
 impl Sim {
@@ -118,9 +120,37 @@ impl Sim {
         if !self.clients[client].waits_for(id) {
             return Ok(());
         }
+        if reply.is_ok() && self.network.doubles(&mut self.rng) {
+            self.ask_again(client);
+        }
         let now = self.queue.now();
         let next = self.clients[client].reply(reply, now);
         self.client_move(client, next)
+    }
+
+    /// A session's write that was answered comes once more, at any node and much later: it must not be done again
+    /// (scenarios W4).
+    fn ask_again(&mut self, client: usize) {
+        let Some(pending) = &self.clients[client].pending else {
+            return;
+        };
+        let kind = pending.kind.clone();
+        if !rpc::is_write(&kind) || !rpc::is_repeatable(&kind) {
+            return;
+        }
+        self.faults.note(Fault::Duplication);
+        let at = self.rng.usize(..self.nodes.len());
+        let pause = self.rng.u64(..2 * SECOND);
+        let request = Request {
+            // Nobody waits for the answer.
+            id: 0,
+            from: Party::Client(client),
+            kind,
+            forwarded: false,
+            timeout: SECOND,
+        };
+        self.queue
+            .after(pause, Event::Request(at, Box::new(request)));
     }
 
     /// The time of a try is over.

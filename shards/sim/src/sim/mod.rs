@@ -217,7 +217,14 @@ impl Sim {
     }
 
     fn note(&mut self, kind: Kind, numbers: [u64; 3], text: impl FnOnce() -> String) {
-        self.trace.event(self.queue.now(), kind, numbers, text);
+        let now = self.queue.now();
+        if self.faults.has_fresh() {
+            for fault in self.faults.take_fresh() {
+                self.report.coverage.begin(fault, now, 0);
+            }
+        }
+        self.report.coverage.note(kind, now);
+        self.trace.event(now, kind, numbers, text);
     }
 
     /// Whether a node takes events of this start now. If it stands still the event is kept for later.

@@ -53,10 +53,10 @@ impl Sim {
         let now = self.queue.now();
         if self.inject(fault, at, spell) {
             self.faults.note(fault);
+            self.report.coverage.begin(fault, now, spell);
             self.note(Kind::Fault, [fault as u64, at as u64, spell], || {
                 format!("{fault:?} at n{} for {spell} µs", at + 1)
             });
-            debug_assert!(now == self.queue.now());
         }
         Ok(())
     }

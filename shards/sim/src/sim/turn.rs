@@ -152,6 +152,15 @@ impl Sim {
         self.kick_applier(at);
         for compaction in &out.compactions {
             self.report.compactions += 1;
+            let numbers = [at as u64, compaction.shard.0, compaction.upto.index.0];
+            self.note(Kind::Compact, numbers, || {
+                format!(
+                    "n{} shard {} up to {}",
+                    at + 1,
+                    compaction.shard,
+                    numbers[2]
+                )
+            });
             self.checks.compaction(&self.nodes[at], compaction)?;
         }
         let writer = &mut self.nodes[at].writer;
