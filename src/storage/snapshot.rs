@@ -41,9 +41,10 @@ use super::{RocksState, StorageError, state::sst_options, sync_dir};
 const CHUNK_BYTES: usize = 256 << 10;
 /// Chunks that are read ahead of the caller.
 const CHUNKS_AHEAD: usize = 2;
-/// Received snapshots of a shard that are kept. The newest one, and the one before, which the log writer may be about
-/// to install.
-const KEPT: usize = 2;
+/// Received snapshots of a shard that are kept until one is installed, the newest ones. Which of them Raft has taken is not
+/// known here, and the log writer may be about to install any of those: there must be room for all that can arrive while
+/// one write of the log takes its longest.
+const KEPT: usize = 16;
 
 const PARTIAL: &str = "partial";
 

@@ -65,7 +65,7 @@ fn invariants_hold_under_every_fault() {
 /// the bug is to be put back (MUTATIONS.md) and another seed to be named.
 const NAMED: [(u64, &str); 1] = [(
     10,
-    "a follower served a confirmed read from its old state while a received snapshot was still to be installed",
+    "newer snapshots took the place of a received one that the log writer was about to install",
 )];
 
 #[test]

@@ -34,7 +34,7 @@ use call::Call;
 use router::Router;
 
 /// Received snapshots of a shard that are kept, as in the node's storage.
-const KEPT: usize = 2;
+const KEPT: usize = 16;
 
 /// Names a call of this start of the node: the engine's completion handle.
 pub(crate) type Handle = u64;
@@ -231,7 +231,7 @@ impl Node {
         self.waiting.clear();
     }
 
-    /// Keeps a received snapshot, and the one before it.
+    /// Keeps a received snapshot, and some before it.
     pub(crate) fn receive(&mut self, shard: ShardId, received: Received) {
         let kept = self.received.entry(shard).or_default();
         kept.retain(|known| known.position != received.position);

@@ -14,7 +14,7 @@ use crate::trace::Kind;
 
 /// Steps that the judge may take for one component of a history. The keys of a run are chosen so that it is enough; if it
 /// is not, the run has failed.
-const SEARCH_STEPS: u64 = 2_000_000;
+const SEARCH_STEPS: u64 = 50_000_000;
 
 impl Sim {
     /// The faults are over.

@@ -8,7 +8,7 @@ use super::{Event, Sim};
 use crate::checks::{Checked, Violation};
 use crate::disk::Unsynced;
 use crate::fault::Fault;
-use crate::node::{Input, Phase};
+use crate::node::Phase;
 use crate::queue::MILLIS;
 use crate::rpc::{Failure, Party};
 use crate::trace::Kind;
