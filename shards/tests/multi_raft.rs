@@ -776,3 +776,22 @@ fn requests_without_a_leader_say_why_they_are_dropped() {
         Err(Error::Protocol(ProtocolError::EmptyProposal))
     );
 }
+
+#[test]
+fn a_broken_invariant_shows_the_whole_state() {
+    let mut network = Network::led(1, config);
+    let node = network.node(1);
+    // The log has forgotten what is committed.
+    *node.storage_mut() = MemoryStorage::new();
+    let propose = std::panic::AssertUnwindSafe(|| node.propose(Bytes::from_static(b"x")));
+    let cause = std::panic::catch_unwind(propose).expect_err("the log would contradict itself");
+    let words = cause.downcast_ref::<String>().expect("a text");
+    for part in [
+        "replace committed entries",
+        "replica 1 is",
+        "configuration: voters=(1)",
+        "ticks: now",
+    ] {
+        assert!(words.contains(part), "no {part:?} in: {words}");
+    }
+}

@@ -17,6 +17,8 @@ use super::types::{
     SoftState, Term,
 };
 use bytes::Bytes;
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 /// Work for the embedder: everything that has come up since the last one.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -172,11 +174,25 @@ impl<S: Storage> RawNode<S> {
         if let Some(failure) = &self.failure {
             return Err(Error::Storage(StorageError::clone(failure)));
         }
-        let result = run(&mut self.raft);
+        let run = AssertUnwindSafe(|| run(&mut self.raft));
+        let result = catch_unwind(run).unwrap_or_else(|cause| self.last_words(cause));
         if let Err(Error::Storage(failure)) = &result {
             self.failure = Some(Box::new(failure.clone()));
         }
         result
+    }
+
+    /// An assertion failed in a part that doesn't see the whole: goes on panicking, with the state of the replica.
+    #[cold]
+    fn last_words(&self, cause: Box<dyn Any + Send>) -> ! {
+        let text = cause.downcast_ref::<String>().map(String::as_str);
+        let what = text.or_else(|| cause.downcast_ref::<&str>().copied());
+        let what = what.unwrap_or("a broken invariant");
+        let state = self.raft.describe();
+        if what.ends_with(&state) {
+            resume_unwind(cause);
+        }
+        panic!("{what}: {state}");
     }
 
     /// The storage's failure at which this replica stopped. From then on it does nothing, and every call that can

@@ -1,0 +1,11 @@
+//! Entries of a log: commands and membership changes.
+#![no_main]
+
+#[path = "../../shards/tests/bytes/entry.rs"]
+#[allow(dead_code, reason = "seeds are for the tests")]
+mod entry;
+#[path = "../../shards/tests/bytes/shard.rs"]
+#[allow(dead_code, reason = "seeds are for the tests")]
+mod shard;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| entry::run(data));
