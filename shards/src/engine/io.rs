@@ -75,7 +75,7 @@ impl<C> Output<C> {
 ///
 /// `entries` overwrite from the first one's index on: whatever the log holds at and behind it is gone. With a
 /// `snapshot` the replica's state is replaced first: the state database takes the received content and its applied
-/// index, then the log is cut to begin behind the snapshot (`entries` is empty then).
+/// index, then the log is cut to begin behind the snapshot, and `entries`, if any, follow it.
 #[derive(Debug)]
 pub struct LogAppend {
     /// Whose log.

@@ -489,18 +489,17 @@ impl<C, L: LogReader + Clone> Replica<C, L> {
             }
         }
         let must_sync = must_sync || message.snapshot.is_some();
-        match &message.snapshot {
-            Some(snapshot) => {
-                self.node.storage_mut().install(&snapshot.meta);
-                // What was proposed here below the snapshot may or may not be part of it.
-                while let Some((_, replies)) = pop_if(&mut self.proposed, |(id, _)| {
-                    id.index <= snapshot.meta.index
-                }) {
-                    refuse(out, replies, &Refused::OutcomeUnknown);
-                }
+        if let Some(snapshot) = &message.snapshot {
+            self.node.storage_mut().install(&snapshot.meta);
+            // What was proposed here below the snapshot may or may not be part of it.
+            while let Some((_, replies)) = pop_if(&mut self.proposed, |(id, _)| {
+                id.index <= snapshot.meta.index
+            }) {
+                refuse(out, replies, &Refused::OutcomeUnknown);
             }
-            None => self.node.storage_mut().append(&message.entries),
         }
+        // Entries that came behind a snapshot before it was handed out are in the same write.
+        self.node.storage_mut().append(&message.entries);
         out.appends.push(LogAppend {
             shard: self.shard,
             hard_state: (!hard_state.is_empty()).then_some(hard_state),

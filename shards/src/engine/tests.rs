@@ -525,6 +525,54 @@ fn a_follower_serves_no_read_before_a_snapshot_is_in_its_state() {
 }
 
 #[test]
+fn entries_that_come_with_a_snapshot_are_part_of_the_log() {
+    let mut fleet = Fleet::new(3, 1);
+    fleet.cut.insert(NodeId(3));
+    let engine = &mut fleet.node(3).engine;
+    let term = engine.status(SHARD).expect("open").term;
+    let from_leader = |kind, index| Message {
+        kind,
+        from: ReplicaId(1),
+        to: ReplicaId(3),
+        term,
+        log_term: term,
+        index: Index(index),
+        ..Message::default()
+    };
+    let append = |index: u64| Message {
+        entries: vec![Entry {
+            term,
+            index: Index(index + 1),
+            ..Entry::default()
+        }],
+        ..from_leader(MessageKind::App, index)
+    };
+    let meta = SnapshotMeta {
+        index: Index(50),
+        term,
+        conf_state: descriptor(SHARD, 3, 1).conf_state(),
+    };
+    let snapshot = Message {
+        snapshot: Some(Box::new(Snapshot {
+            meta,
+            data: bytes::Bytes::new(),
+        })),
+        ..from_leader(MessageKind::Snap, 0)
+    };
+    // Both come before the engine's next turn.
+    engine.handle_message(SHARD, snapshot).expect("taken");
+    engine.handle_message(SHARD, append(50)).expect("taken");
+    let written = engine.turn(1_000).appends;
+    for (shard, message) in written.into_iter().flat_map(|append| append.release.local) {
+        engine.handle_local(shard, message);
+    }
+    engine.handle_message(SHARD, append(51)).expect("taken");
+    let out = engine.turn(1_000);
+    assert!(out.failures.is_empty(), "{:?}", out.failures);
+    assert_eq!(engine.status(SHARD).expect("open").last, Index(52));
+}
+
+#[test]
 fn a_follower_refuses_writes_and_names_the_leader() {
     let mut fleet = Fleet::new(3, 1);
     fleet.node(2).put(SHARD, 1);

@@ -494,12 +494,17 @@ impl<S: Storage> RaftLog<S> {
         self.unstable.stable_snapshot_to(index);
     }
 
-    /// [`RaftLog::stable_to`] for what a storage thread says. Nothing if `id` is not unstable, or of index 0.
+    /// [`RaftLog::stable_to`] for what a storage thread says. Nothing if `id` is not unstable, or of index 0; nor if it is
+    /// not being written: then an earlier write of that very entry is meant, which a snapshot has taken away since. The
+    /// entry will be written again, and that be acknowledged by itself.
     ///
     /// # Errors
     /// If the storage does not show what is said to be in it: the log would end in a hole.
     pub(crate) fn written_to(&mut self, id: EntryId) -> Result<(), StorageError> {
-        if id.index >= self.unstable.offset && self.unstable.maybe_term(id.index) == Some(id.term) {
+        if id.index >= self.unstable.offset
+            && id.index < self.unstable.offset_in_progress
+            && self.unstable.maybe_term(id.index) == Some(id.term)
+        {
             self.check_written(id.index)?;
             self.stable_to(id);
         }
