@@ -13,6 +13,7 @@ use super::{
     Client,
     error::{Error, Result},
     routes::Place,
+    stream::answer_travels,
 };
 
 const PAUSE_FIRST: Duration = Duration::from_millis(10);
@@ -49,6 +50,8 @@ impl Client {
         let started = Instant::now();
         let options = &self.shared.options;
         let deadline = started + options.timeout;
+        // A node that is asked later has no time to find out anything.
+        let last_try = deadline - answer_travels(options.timeout);
         let Ok(permit) = tokio::time::timeout_at(deadline, self.shared.in_flight.acquire()).await
         else {
             return Err(Error::Busy {
@@ -93,7 +96,7 @@ impl Client {
             } else {
                 pause(failures, &error, &mut self.random())
             };
-            if !repeat.allows(&error) || Instant::now() + pause >= deadline {
+            if !repeat.allows(&error) || Instant::now() + pause >= last_try {
                 return Err(match error {
                     error if !maybe_written => error,
                     Error::OutcomeUnknown { message } => Error::OutcomeUnknown { message },

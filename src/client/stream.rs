@@ -39,6 +39,8 @@ const MESSAGES_AHEAD: usize = 2;
 pub(crate) const MAX_ANSWER_BYTES: usize = flotilla_shards::limits::MESSAGE_BYTES_MAX;
 /// How exactly deadlines are kept.
 const DEADLINE_GRAIN: Duration = Duration::from_millis(20);
+/// An answer that is due at the end of a caller's time is given this long to arrive.
+const ANSWER_TRAVELS: Duration = Duration::from_millis(100);
 const BACKOFF_FIRST: Duration = Duration::from_millis(50);
 const BACKOFF_LAST: Duration = Duration::from_secs(2);
 
@@ -64,6 +66,12 @@ impl Default for StreamOptions {
             keepalive: Duration::from_secs(3),
         }
     }
+}
+
+/// How much less time a node is given than its caller waits, at most a tenth of it: so that what arrives last is the
+/// node's reason, not the end of the caller's patience.
+pub(super) fn answer_travels(time: Duration) -> Duration {
+    ANSWER_TRAVELS.min(time / 10)
 }
 
 /// A handle to the stream to one node; clones share it. The stream is opened by the first request, closed with the
@@ -485,7 +493,8 @@ impl Driver {
             self.next_id += 1;
             let mut request = std::mem::take(&mut pending.request);
             request.id = id;
-            let left = pending.deadline.saturating_duration_since(now).as_millis();
+            let left = pending.deadline.saturating_duration_since(now);
+            let left = (left - answer_travels(left)).as_millis();
             request.timeout_ms = u32::try_from(left).unwrap_or(u32::MAX).max(1);
             requests.push(request);
             self.in_flight.insert(id, pending);

@@ -18,8 +18,7 @@ use flotilla_shards::{
 use futures_util::future::BoxFuture;
 
 use super::{
-    NodeError,
-    fatal::Fatal,
+    NodeError, Shared,
     links::{self, Inwards, Outwards},
     reader::Reader,
 };
@@ -32,8 +31,7 @@ use crate::{
         applier::{Applier, ApplierLimits},
     },
     server::{RuntimeHandle, ServiceOptions, Services, forward::NodeStreams},
-    shutdown::Gate,
-    storage::{RocksLogReader, RocksState, StorageWriter, Stores},
+    storage::{RocksLogReader, RocksState, StorageWriter},
     transport::{LocalNode, Transport, TransportOptions},
 };
 
@@ -55,14 +53,16 @@ pub(super) struct Running {
 impl Running {
     /// Recovers the replicas and starts all threads. Blocks while it reads the disk; must be called within a tokio
     /// runtime.
-    pub(super) fn start(
-        config: &Config,
-        stores: &Stores,
-        disk: &Arc<DiskWatch>,
-        fatal: &Fatal,
-        gate: &Gate,
-        metrics: &Arc<Metrics>,
-    ) -> Result<Self, NodeError> {
+    pub(super) fn start(shared: &Shared) -> Result<Self, NodeError> {
+        let Shared {
+            config,
+            stores,
+            disk,
+            fatal,
+            gate,
+            metrics,
+            ..
+        } = shared;
         let identity = stores.identity();
         let seed = RandomState::new().build_hasher().finish();
         let genesis = identity.genesis.unwrap_or_default();
@@ -78,10 +78,20 @@ impl Running {
         let local = LocalNode {
             cluster_id: genesis.cluster().to_vec().into(),
             node_id: node,
-            store_id: identity.store_id,
+            store_id: identity.store_id.clone(),
+            address: shared.address.clone(),
+            status_address: shared.status_address.clone(),
         };
+        // The genesis has the addresses of the beginning; what this node has now it tells itself.
+        router.update_node(proto::Node {
+            node_id: node.0,
+            address: shared.address.clone(),
+            status_address: shared.status_address.clone(),
+            store_id: identity.store_id,
+        });
         let inwards = Inwards {
             inboxes: inboxes.clone(),
+            router: Arc::clone(&router),
             state: Arc::clone(&stores.state),
         };
         let transport = Transport::start(
@@ -255,9 +265,12 @@ struct Handle {
 
 impl RuntimeHandle for Handle {
     fn submit(&self, shard: ShardId, request: ShardRequest, reply: Reply) -> Result<(), Busy> {
-        if matches!(request, ShardRequest::Write { .. }) && self.disk.check().is_err() {
+        if matches!(request, ShardRequest::Write { .. })
+            && let Err(low) = self.disk.check()
+        {
             self.metrics.busy.of(BusyReason::DiskFull).inc();
             return Err(Busy {
+                reason: low.to_string().into(),
                 retry_after_ms: DISK_RETRY_MS,
             });
         }

@@ -125,6 +125,7 @@ pub(super) fn applied(inboxes: &Inboxes, event: ApplierEvent) {
 /// From other nodes to the workers.
 pub(super) struct Inwards {
     pub(super) inboxes: Inboxes,
+    pub(super) router: Arc<Router>,
     pub(super) state: Arc<RocksState>,
 }
 
@@ -142,6 +143,10 @@ impl Inbound for Inwards {
 
     fn unreachable(&self, node: NodeId) {
         self.inboxes.unreachable(node);
+    }
+
+    fn moved(&self, node: proto::Node) {
+        self.router.update_node(node);
     }
 
     fn begin_snapshot(

@@ -7,12 +7,14 @@
 mod engine;
 mod fatal;
 mod links;
+mod neighbours;
 mod reader;
 mod report;
 mod stall;
 
 use std::{
     io,
+    path::PathBuf,
     sync::{Arc, OnceLock, Weak},
     time::{Duration, Instant},
 };
@@ -51,6 +53,34 @@ pub enum NodeError {
     /// The disk failed while starting.
     #[error("storage: {0}")]
     Storage(StorageError),
+    /// The data folder does not belong where it was started.
+    #[error(
+        "{} belongs to cluster {ours}, but the node at {address}, which node.join names, to cluster {theirs}: check \
+         node.data and node.join", .data.display()
+    )]
+    OtherCluster {
+        /// The data folder.
+        data: PathBuf,
+        /// Its cluster.
+        ours: String,
+        /// Where somebody else answered.
+        address: String,
+        /// The cluster there.
+        theirs: String,
+    },
+    /// The data folder was copied.
+    #[error(
+        "{} is a copy of the data folder of node {node}, which runs at {address}: a node's folder can't be used twice; \
+         start a new node with an empty folder", .data.display()
+    )]
+    Twin {
+        /// The data folder.
+        data: PathBuf,
+        /// Whose folder it is.
+        node: u64,
+        /// Where it answered.
+        address: String,
+    },
     /// An address can't be listened at.
     #[error(
         "cannot listen at {address} ({key}): {error}; choose another address, or stop who has it"
@@ -88,6 +118,7 @@ impl NodeError {
             Self::Open(error) => error.into(),
             Self::Storage(error) => error.fault.into(),
             Self::Fatal(FatalError::Storage(error)) => error.fault.into(),
+            Self::OtherCluster { .. } | Self::Twin { .. } => ExitCode::ForeignData,
             Self::Listen { .. } => ExitCode::Address,
             Self::Genesis(_)
             | Self::Start(runtime::StartError::Open(_))
@@ -136,6 +167,7 @@ impl Node {
             blocking(move || storage::open(&data, &options)).await
         };
         let stores = stores.map_err(NodeError::Open)?;
+        neighbours::check(&config, &stores.identity()).await?;
         let reserve = config.storage.disk_reserve;
         let disk = DiskWatch::new(&config.node.data, reserve).map_err(NodeError::Disk)?;
         let listener = listen(&config.node.listen, "node.listen").await?;
@@ -218,6 +250,7 @@ impl Node {
                 () = space => {}
                 () = watching.keep_ready(&front) => {}
                 () = dead_disk => {}
+                () = watching.find_moved() => {}
                 () = stop => {}
             }
         }));
@@ -292,14 +325,7 @@ impl Shared {
     async fn run(self: Arc<Self>, front: &Front) -> Result<(), NodeError> {
         let shared = Arc::clone(&self);
         blocking(move || {
-            let running = Running::start(
-                &shared.config,
-                &shared.stores,
-                &shared.disk,
-                &shared.fatal,
-                &shared.gate,
-                &shared.metrics,
-            )?;
+            let running = Running::start(&shared)?;
             // A second start is excluded by the front, which adopts once.
             let _ = shared.running.set(running);
             Ok(())

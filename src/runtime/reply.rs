@@ -1,6 +1,7 @@
 //! The completion handle that a request carries through the engine, and the budget that bounds how many there are.
 
 use std::{
+    borrow::Cow,
     fmt,
     sync::{
         Arc,
@@ -79,10 +80,12 @@ pub struct Budget {
     bytes: AtomicU64,
 }
 
-/// Too much is in flight.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("too much is in flight on this node; retry in {retry_after_ms} ms")]
+/// The node can't take a request in now.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{reason}; retry in {retry_after_ms} ms")]
 pub struct Busy {
+    /// Why, for people.
+    pub reason: Cow<'static, str>,
     /// When it makes sense to try again, in milliseconds.
     pub retry_after_ms: u32,
 }
@@ -118,6 +121,7 @@ impl Budget {
         if before > 0 && before + bytes > self.bytes_max {
             self.metrics.busy.of(BusyReason::InFlightBytes).inc();
             return Err(Busy {
+                reason: "too much is in flight on this node".into(),
                 retry_after_ms: RETRY_AFTER_MS,
             });
         }

@@ -284,17 +284,21 @@ async fn client(address: &str) -> Result<PeerClient<tonic::transport::Channel>, 
     Ok(PeerClient::new(channel).max_decoding_message_size(limits::MESSAGE_BYTES_MAX))
 }
 
+/// Asks who lives at an address.
+///
+/// # Errors
+/// Why there is no answer, for the operator.
+pub async fn identify_one(address: &str) -> Result<proto::IdentifyResponse, String> {
+    let mut client = client(address).await?;
+    let answer = client.identify(proto::IdentifyRequest {}).await;
+    let answer = answer.map_err(|status| status.message().to_owned())?;
+    Ok(answer.into_inner())
+}
+
 /// Asks all addresses who lives there.
 async fn identify(join: Vec<String>) -> Result<Answers, InitError> {
     let asked = join.into_iter().map(|address| async move {
-        let answer = async {
-            let answer = client(&address)
-                .await?
-                .identify(proto::IdentifyRequest {})
-                .await;
-            answer.map_err(|status| status.message().to_owned())
-        };
-        let answer = answer.await;
+        let answer = identify_one(&address).await;
         (address, answer)
     });
     let mut answers = Answers::new();
@@ -302,7 +306,7 @@ async fn identify(join: Vec<String>) -> Result<Answers, InitError> {
     for (address, answer) in join_all(asked).await {
         match answer {
             Ok(answer) => {
-                answers.insert(address, answer.into_inner());
+                answers.insert(address, answer);
             }
             Err(reason) => unreached.push(format!("{address} ({reason})")),
         }

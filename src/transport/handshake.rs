@@ -12,7 +12,10 @@ use std::{
 
 use flotilla_metrics::{HandshakeRefusal, Metrics};
 use flotilla_proto::v1 as proto;
-use flotilla_shards::ids::NodeId;
+use flotilla_shards::{
+    ids::NodeId,
+    node::{Node, NodeError},
+};
 use parking_lot::Mutex;
 
 use super::{
@@ -102,6 +105,9 @@ pub enum HandshakeError {
         /// The lane's number.
         lane: i32,
     },
+    /// What it says of itself makes no sense.
+    #[error("what the other end says of itself makes no sense: {0}")]
+    Description(NodeError),
 }
 
 impl HandshakeError {
@@ -109,7 +115,9 @@ impl HandshakeError {
     #[must_use]
     pub fn label(&self) -> HandshakeRefusal {
         match self {
-            Self::Missing | Self::Late(_) | Self::Lane { .. } => HandshakeRefusal::Malformed,
+            Self::Missing | Self::Late(_) | Self::Lane { .. } | Self::Description(_) => {
+                HandshakeRefusal::Malformed
+            }
             Self::Protocol { .. } => HandshakeRefusal::Protocol,
             Self::ForeignCluster { .. } => HandshakeRefusal::Cluster,
             Self::WrongNode { .. } => HandshakeRefusal::WrongNode,
@@ -128,6 +136,14 @@ pub fn short_hex(bytes: &[u8]) -> String {
         let _ = write!(text, "{byte:02x}");
     }
     text
+}
+
+/// Whose stream was let in.
+pub(super) struct Admitted {
+    pub(super) peer: Arc<Peer>,
+    pub(super) lane: proto::Lane,
+    /// Set if the node is reached at other addresses than were known.
+    pub(super) moved: Option<proto::Node>,
 }
 
 /// Decides who comes in.
@@ -156,7 +172,7 @@ impl Door {
     pub(super) fn admit(
         &self,
         handshake: Option<proto::Handshake>,
-    ) -> Result<(Arc<Peer>, proto::Lane), HandshakeError> {
+    ) -> Result<Admitted, HandshakeError> {
         self.check(handshake).inspect_err(|error| self.note(error))
     }
 
@@ -169,10 +185,7 @@ impl Door {
         }
     }
 
-    fn check(
-        &self,
-        handshake: Option<proto::Handshake>,
-    ) -> Result<(Arc<Peer>, proto::Lane), HandshakeError> {
+    fn check(&self, handshake: Option<proto::Handshake>) -> Result<Admitted, HandshakeError> {
         let handshake = handshake.ok_or(HandshakeError::Missing)?;
         let node = handshake.from_node;
         if handshake.protocol != PROTOCOL {
@@ -204,11 +217,11 @@ impl Door {
         let peer = peers
             .get(NodeId(node))
             .ok_or(HandshakeError::UnknownNode { node })?;
-        let known = peer.node.borrow().store_id.clone();
-        if known != handshake.from_store {
+        let known = peer.node.borrow().clone();
+        if known.store_id != handshake.from_store {
             return Err(HandshakeError::Twin {
                 node,
-                known: short_hex(&known),
+                known: short_hex(&known.store_id),
                 theirs: short_hex(&handshake.from_store),
             });
         }
@@ -216,7 +229,17 @@ impl Door {
             node,
             lane: handshake.lane,
         })?;
-        Ok((Arc::clone(peer), lane))
+        let says = proto::Node {
+            address: handshake.address,
+            status_address: handshake.status_address,
+            ..known.clone()
+        };
+        let moved = (says != known).then(|| Node::try_from(says.clone()).map(|_| says));
+        Ok(Admitted {
+            peer: Arc::clone(peer),
+            lane,
+            moved: moved.transpose().map_err(HandshakeError::Description)?,
+        })
     }
 }
 

@@ -37,7 +37,7 @@ use smallvec::SmallVec;
 use tokio::sync::watch;
 
 use self::{
-    handshake::{Door, HandshakeError},
+    handshake::{Admitted, Door, HandshakeError},
     peers::{Peer, Peers},
     queue::Queued,
     snapshot::{SendJob, SendOutcome, Senders, SnapshotRefused, SnapshotSink},
@@ -57,6 +57,10 @@ pub struct LocalNode {
     pub node_id: NodeId,
     /// The id of its data folder, 16 bytes.
     pub store_id: Bytes,
+    /// host:port at which others reach it; told to each of them.
+    pub address: String,
+    /// host:port of its status server.
+    pub status_address: String,
 }
 
 /// Bounds and times of the transport.
@@ -128,6 +132,9 @@ pub trait Inbound: Send + Sync + 'static {
 
     /// The link to a node broke; messages that were on their way may be lost.
     fn unreachable(&self, node: NodeId);
+
+    /// A known node is reached at another address than before. The transport itself has taken it over already.
+    fn moved(&self, node: proto::Node);
 
     /// Another node offers the state of a shard. `message` is the announcing `MsgSnap`; the sink gives it to the
     /// replica once the content is complete and durable.
@@ -341,17 +348,30 @@ impl Shared {
             from_store: local.store_id.clone(),
             to_node: peer.0,
             lane: lane.into(),
+            address: local.address.clone(),
+            status_address: local.status_address.clone(),
         }
     }
 
-    /// Checks the handshake of another node's stream, and counts and logs a refusal.
+    /// Checks the handshake of another node's stream, and counts and logs a refusal. Takes over the addresses that a node
+    /// says it has now.
     fn admit(
         &self,
         handshake: Option<proto::Handshake>,
     ) -> Result<(Arc<Peer>, proto::Lane), tonic::Status> {
-        self.door
-            .admit(handshake)
-            .map_err(|error: HandshakeError| tonic::Status::failed_precondition(error.to_string()))
+        let Admitted { peer, lane, moved } =
+            self.door
+                .admit(handshake)
+                .map_err(|error: HandshakeError| {
+                    tonic::Status::failed_precondition(error.to_string())
+                })?;
+        if let Some(node) = moved {
+            tracing::info!(node = %peer.id, address = node.address, "the node has another address now");
+            self.peers
+                .update(node.clone(), &self.options, &self.metrics);
+            self.inbound.moved(node);
+        }
+        Ok((peer, lane))
     }
 }
 

@@ -101,6 +101,21 @@ async fn error_answers_become_errors() {
 }
 
 #[tokio::test]
+async fn a_node_is_given_less_time_than_its_caller_waits() {
+    let fake = Fake::start(|_| Act::put(1)).await;
+    let stream = stream(&fake);
+    for timeout in [LONG, Duration::from_millis(500)] {
+        stream.call(put("1"), timeout).await.expect("answered");
+    }
+    let given: Vec<u32> = fake.seen().iter().map(|seen| seen.timeout_ms).collect();
+    let [long, short] = given[..] else {
+        panic!("two requests: {given:?}");
+    };
+    assert!((10_000..=19_900).contains(&long), "{long} ms of 20 s");
+    assert!((1..=450).contains(&short), "{short} ms of 500 ms");
+}
+
+#[tokio::test]
 async fn a_refused_connection_proves_that_nothing_was_written() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = listener.local_addr().expect("bound").to_string();

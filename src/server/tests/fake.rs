@@ -128,7 +128,12 @@ impl RuntimeHandle for Machine {
                 return Ok(());
             }
             Some(Act::Drop) => return Ok(()),
-            Some(Act::Busy) => return Err(Busy { retry_after_ms: 77 }),
+            Some(Act::Busy) => {
+                return Err(Busy {
+                    reason: "scripted".into(),
+                    retry_after_ms: 77,
+                });
+            }
             act => {
                 let answer = match request {
                     ShardRequest::Write { command, .. } => {
@@ -177,6 +182,8 @@ impl Inbound for NoInbound {
     fn alive(&self, _: NodeId, _: u64) {}
 
     fn unreachable(&self, _: NodeId) {}
+
+    fn moved(&self, _: proto::Node) {}
 
     fn begin_snapshot(
         &self,
@@ -295,6 +302,8 @@ impl Node {
             cluster_id: genesis.cluster().to_vec().into(),
             node_id: self.id,
             store_id: Bytes::new(),
+            address: String::new(),
+            status_address: String::new(),
         };
         let transport = Transport::start(
             local,

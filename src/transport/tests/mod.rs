@@ -30,6 +30,7 @@ struct Arrived {
     messages: Vec<(NodeId, ShardId, Message)>,
     alive: Vec<(NodeId, u64)>,
     broken: Vec<NodeId>,
+    moved: Vec<proto::Node>,
     snapshots: Vec<(ShardId, Message, Vec<proto::SnapshotRow>)>,
     refuse_snapshots: Option<SnapshotRefused>,
     snapshots_open: usize,
@@ -82,6 +83,10 @@ impl Inbound for Inbox {
 
     fn unreachable(&self, node: NodeId) {
         self.0.note(|arrived| arrived.broken.push(node));
+    }
+
+    fn moved(&self, node: proto::Node) {
+        self.0.note(|arrived| arrived.moved.push(node));
     }
 
     fn begin_snapshot(
@@ -243,6 +248,8 @@ impl Node {
             cluster_id: Bytes::from_static(cluster),
             node_id: NodeId(id),
             store_id,
+            address: address.to_string(),
+            status_address: String::new(),
         };
         let transport = Transport::start(
             local,
@@ -446,6 +453,8 @@ async fn strangers_are_refused_with_an_error_that_names_both_sides() {
         from_store: store_of(1),
         to_node: 2,
         lane: proto::Lane::Urgent.into(),
+        address: "127.0.0.1:1".to_owned(),
+        status_address: String::new(),
     };
     let cases = [
         (
@@ -503,6 +512,14 @@ async fn strangers_are_refused_with_an_error_that_names_both_sides() {
                 ..good.clone()
             },
             "lane 5",
+            HandshakeRefusal::Malformed,
+        ),
+        (
+            proto::Handshake {
+                address: "nowhere".to_owned(),
+                ..good.clone()
+            },
+            "node 1: address \"nowhere\" is not host:port",
             HandshakeRefusal::Malformed,
         ),
     ];
@@ -664,5 +681,19 @@ async fn a_restarted_peer_is_found_again_also_at_a_new_address() {
     b.address = listener.local_addr().expect("an address");
     b.server = Some(serve(&b.transport, listener));
     a.transport.update_peer(entry_of(2, b.address));
+    connected(&a, &b, 2).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_comes_back_at_another_address_says_so_itself() {
+    let (a, b) = pair(options()).await;
+    connected(&a, &b, 2).await;
+    drop(b);
+    let b = Node::start(2, b"cluster", options()).await;
+    b.transport.update_peer(entry_of(1, a.address));
+    let there = entry_of(2, b.address);
+    a.recorder
+        .until(move |arrived| arrived.moved.contains(&there).then_some(()))
+        .await;
     connected(&a, &b, 2).await;
 }

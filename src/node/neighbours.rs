@@ -1,0 +1,111 @@
+//! What the nodes at the addresses of `--join` say of themselves: whether this data folder belongs among them, and where
+//! nodes are that have moved.
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use flotilla_proto::v1 as proto;
+use flotilla_shards::ids::NodeId;
+use futures_util::future::join_all;
+use tokio::time::{sleep, timeout};
+
+use super::{NodeError, Shared, engine::Running};
+use crate::{config::Config, server::bootstrap::identify_one, transport::handshake::short_hex};
+
+/// How long a start waits for neighbours to say who they are. One that takes longer is not asked again: its handshake
+/// will tell.
+const START_PATIENCE: Duration = Duration::from_secs(1);
+/// How often nodes that can't be reached are looked for, and how long each may take to answer.
+const LOOK_INTERVAL: Duration = Duration::from_secs(2);
+
+/// Asks all addresses at once; who does not answer in time is left out.
+async fn ask(addresses: Vec<String>, patience: Duration) -> Vec<(String, proto::IdentifyResponse)> {
+    let asked = addresses.into_iter().map(|address| async move {
+        let answer = timeout(patience, identify_one(&address)).await;
+        answer.ok()?.ok().map(|answer| (address, answer))
+    });
+    join_all(asked).await.into_iter().flatten().collect()
+}
+
+/// Before a node listens: whether its folder belongs to the cluster that it was told to join.
+///
+/// # Errors
+/// A neighbour belongs to another cluster, or runs on a copy of this folder.
+pub(super) async fn check(config: &Config, identity: &proto::Identity) -> Result<(), NodeError> {
+    let Some(genesis) = &identity.genesis else {
+        return Ok(());
+    };
+    let join = config.node.join.iter().map(ToString::to_string).collect();
+    for (address, answer) in ask(join, START_PATIENCE).await {
+        if answer.store_id == identity.store_id {
+            return Err(NodeError::Twin {
+                data: config.node.data.clone(),
+                node: identity.node_id,
+                address,
+            });
+        }
+        match answer.genesis {
+            Some(theirs) if theirs.cluster_id != genesis.cluster_id => {
+                return Err(NodeError::OtherCluster {
+                    data: config.node.data.clone(),
+                    ours: short_hex(&genesis.cluster_id),
+                    address,
+                    theirs: short_hex(&theirs.cluster_id),
+                });
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+impl Shared {
+    /// Looks for nodes that can't be reached at the addresses of `--join` that no known node has, for as long as the task
+    /// lives. A node that has moved tells all others itself; this is for those who have moved as well.
+    pub(super) async fn find_moved(&self) {
+        loop {
+            sleep(LOOK_INTERVAL).await;
+            let Some(running) = self.running.get() else {
+                continue;
+            };
+            let nodes = Arc::clone(&running.router.nodes());
+            let all_reached = nodes
+                .keys()
+                .all(|node| running.transport.is_reachable(*node));
+            let known: BTreeSet<&String> = nodes.values().map(|node| &node.address).collect();
+            let join = self.config.node.join.iter().map(ToString::to_string);
+            let unknown: Vec<String> = join.filter(|address| !known.contains(address)).collect();
+            if all_reached || unknown.is_empty() {
+                continue;
+            }
+            let cluster = self
+                .stores
+                .identity()
+                .genesis
+                .map(|genesis| genesis.cluster_id);
+            for (_, answer) in ask(unknown, LOOK_INTERVAL).await {
+                let same = answer.genesis.map(|genesis| genesis.cluster_id) == cluster;
+                let found = nodes.get(&NodeId(answer.node_id)).filter(|_| same);
+                if let Some(found) = found.filter(|found| found.store_id == answer.store_id) {
+                    running.take_address(proto::Node {
+                        address: answer.address,
+                        status_address: answer.status_address,
+                        ..(**found).clone()
+                    });
+                }
+            }
+        }
+    }
+}
+
+impl Running {
+    /// A known node is elsewhere now.
+    fn take_address(&self, node: proto::Node) {
+        tracing::info!(
+            node = node.node_id,
+            address = node.address,
+            "a node is found at another address"
+        );
+        self.transport.update_peer(node.clone());
+        self.router.update_node(node);
+    }
+}

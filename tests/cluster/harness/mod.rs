@@ -1,0 +1,551 @@
+//! A cluster of real processes: started, killed, stopped, cut off from each other, and asked.
+//!
+//! Nodes reach each other, and clients reach them, through the proxies of [`net`]. Everything lies in a temporary folder
+//! and ends with the test, however that ends; a failing test prints the end of each node's log. What waits, waits for a
+//! condition, with a patience that only a broken cluster exhausts.
+
+pub(crate) mod address;
+pub(crate) mod load;
+pub(crate) mod net;
+mod process;
+pub(crate) mod records;
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::{Read as _, Write as _},
+    net::{SocketAddr, TcpStream},
+    path::{Path, PathBuf},
+    process::{Command, ExitStatus, Output},
+    thread,
+    time::{Duration, Instant},
+};
+
+use flotilla::client::{self, Admin, Client, stream::NodeStream};
+use flotilla_proto::v1::{self, request, response, show_shard_request::Which};
+use tokio::{runtime::Runtime, task::JoinHandle};
+
+use self::{net::Net, process::Process};
+
+/// How long anything may take before the test gives up: far above what it takes on a busy machine.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
+/// Between two looks at a condition.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+/// How long one node may take to say how it is.
+const ASK_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// What a cluster is like.
+pub(crate) struct Plan {
+    pub(crate) nodes: usize,
+    /// Where the keyspace is cut.
+    pub(crate) split: Split,
+    /// Settings of all nodes, as `section.key` and value, over the defaults.
+    pub(crate) settings: Vec<(&'static str, &'static str)>,
+    /// Where everything lies.
+    pub(crate) folder: tempfile::TempDir,
+}
+
+pub(crate) enum Split {
+    Even(u32),
+    At(Vec<String>),
+}
+
+impl Default for Plan {
+    fn default() -> Self {
+        Self {
+            nodes: 3,
+            split: Split::Even(8),
+            settings: Vec::new(),
+            folder: tempfile::tempdir().expect("a temporary folder"),
+        }
+    }
+}
+
+/// See the module. Must be used by the thread that made it: nodes die with the thread that started them.
+pub(crate) struct Cluster {
+    plan: Plan,
+    nodes: Vec<Node>,
+    net: Net,
+    runtime: Runtime,
+}
+
+/// One node, running or not.
+struct Node {
+    listen: SocketAddr,
+    status: SocketAddr,
+    /// Its id in the cluster; 0 before there is one.
+    id: u64,
+    process: Option<Process>,
+    paused: bool,
+    /// It is no longer behind its proxy.
+    moved: bool,
+}
+
+impl Cluster {
+    /// Starts all nodes and makes them a cluster that serves.
+    pub(crate) fn start(plan: Plan) -> Self {
+        let mut cluster = Self::start_apart(plan);
+        cluster.init();
+        cluster
+    }
+
+    /// Starts all nodes, which are no cluster yet.
+    pub(crate) fn start_apart(plan: Plan) -> Self {
+        let runtime = Runtime::new().expect("threads");
+        let nodes: Vec<Node> = (0..plan.nodes)
+            .map(|_| Node {
+                listen: address::fresh(),
+                status: address::fresh(),
+                id: 0,
+                process: None,
+                paused: false,
+                moved: false,
+            })
+            .collect();
+        let listens = nodes.iter().map(|node| node.listen).collect();
+        let mut cluster = Self {
+            net: Net::new(runtime.handle(), listens),
+            plan,
+            nodes,
+            runtime,
+        };
+        for node in 0..cluster.len() {
+            cluster.start_node(node);
+        }
+        cluster
+    }
+
+    /// Makes the nodes a cluster and waits until all of it serves.
+    pub(crate) fn init(&mut self) {
+        let keys = self.folder().join("split-keys");
+        let arguments = match &self.plan.split {
+            Split::Even(shards) => ["--shards".to_owned(), shards.to_string()],
+            Split::At(words) => {
+                fs::write(&keys, words.join("\n")).expect("the folder is writable");
+                ["--split-keys".to_owned(), keys.display().to_string()]
+            }
+        };
+        self.until("the cluster is made", |cluster| {
+            let mut command = cluster.command(&["init"]);
+            let output = command.args(&arguments).output();
+            output.expect("the binary starts").status.success()
+        });
+        for node in 0..self.len() {
+            self.nodes[node].id = self.status(node).expect("it is initialized").node_id;
+        }
+        self.until_all_serve();
+    }
+
+    /// Number of nodes.
+    pub(crate) fn len(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// The network between nodes, and between clients and nodes.
+    pub(crate) fn net(&self) -> &Net {
+        &self.net
+    }
+
+    /// Where clients and other nodes reach a node.
+    pub(crate) fn address(&self, node: usize) -> String {
+        let Node { listen, moved, .. } = self.nodes[node];
+        let address = if moved { listen } else { self.net.front(node) };
+        address.to_string()
+    }
+
+    /// Where a node's status is served.
+    pub(crate) fn status_address(&self, node: usize) -> SocketAddr {
+        self.nodes[node].status
+    }
+
+    /// The node's id in the cluster.
+    pub(crate) fn id(&self, node: usize) -> u64 {
+        self.nodes[node].id
+    }
+
+    pub(crate) fn folder(&self) -> &Path {
+        self.plan.folder.path()
+    }
+
+    /// A node's data folder.
+    pub(crate) fn data(&self, node: usize) -> PathBuf {
+        self.folder().join(format!("node{node}"))
+    }
+
+    fn log(&self, node: usize) -> PathBuf {
+        self.folder().join(format!("node{node}.log"))
+    }
+
+    /// All that a node has logged.
+    pub(crate) fn logged(&self, node: usize) -> String {
+        fs::read_to_string(self.log(node)).unwrap_or_default()
+    }
+
+    /// The command that starts a node: the same at each start.
+    pub(crate) fn node_command(&self, node: usize) -> Command {
+        self.other_command(node, &[])
+    }
+
+    /// As the command that starts a node, with some of its flags otherwise.
+    pub(crate) fn other_command(&self, node: usize, other: &[(&str, &str)]) -> Command {
+        let Node { listen, status, .. } = &self.nodes[node];
+        let addresses: Vec<String> = (0..self.len()).map(|node| self.address(node)).collect();
+        let data = self.data(node);
+        let mut flags = BTreeMap::from([
+            (
+                "--data",
+                data.to_str()
+                    .expect("temporary folders have plain names")
+                    .to_owned(),
+            ),
+            ("--listen", listen.to_string()),
+            ("--advertise", self.address(node)),
+            ("--status-listen", status.to_string()),
+            ("--join", addresses.join(",")),
+        ]);
+        flags.extend(
+            other
+                .iter()
+                .map(|(flag, value)| (*flag, (*value).to_owned())),
+        );
+        let mut command = process::command();
+        command.arg("start");
+        for (flag, value) in flags {
+            command.args([flag, &value]);
+        }
+        for (key, value) in &self.plan.settings {
+            let variable = key.replace('.', "__").to_ascii_uppercase();
+            command.env(format!("FLOTILLA_{variable}"), value);
+        }
+        command
+    }
+
+    /// Gives a node that does not run another address, past the proxies.
+    pub(crate) fn relocate(&mut self, node: usize) {
+        assert!(self.nodes[node].process.is_none(), "node {node} runs");
+        self.nodes[node].listen = address::fresh();
+        self.nodes[node].moved = true;
+    }
+
+    /// Starts a node that does not run.
+    pub(crate) fn start_node(&mut self, node: usize) {
+        assert!(self.nodes[node].process.is_none(), "node {node} runs");
+        let mut processes = self.net.processes();
+        let process = Process::start(self.node_command(node), &self.log(node));
+        processes[node] = Some(process.id());
+        drop(processes);
+        self.nodes[node].process = Some(process);
+    }
+
+    fn process(&mut self, node: usize) -> &mut Process {
+        let process = self.nodes[node].process.as_mut();
+        process.unwrap_or_else(|| panic!("node {node} does not run"))
+    }
+
+    /// SIGKILL.
+    pub(crate) fn kill(&mut self, node: usize) {
+        self.process(node).kill();
+        self.ended(node);
+    }
+
+    /// SIGTERM; returns how the process ended.
+    pub(crate) fn terminate(&mut self, node: usize) -> ExitStatus {
+        self.process(node).terminate();
+        self.wait(node)
+    }
+
+    /// Waits until a node ends by itself.
+    pub(crate) fn wait(&mut self, node: usize) -> ExitStatus {
+        let status = self.process(node).wait(PATIENCE);
+        let status = status.unwrap_or_else(|| panic!("node {node} still runs after {PATIENCE:?}"));
+        self.ended(node);
+        status
+    }
+
+    fn ended(&mut self, node: usize) {
+        self.nodes[node].process = None;
+        self.nodes[node].paused = false;
+        self.net.processes()[node] = None;
+    }
+
+    /// SIGSTOP.
+    pub(crate) fn pause(&mut self, node: usize) {
+        self.process(node).pause();
+        self.nodes[node].paused = true;
+    }
+
+    /// SIGCONT.
+    pub(crate) fn resume(&mut self, node: usize) {
+        self.process(node).resume();
+        self.nodes[node].paused = false;
+    }
+
+    /// Whether the process of a node runs and is not paused.
+    pub(crate) fn is_up(&self, node: usize) -> bool {
+        self.nodes[node].process.is_some() && !self.nodes[node].paused
+    }
+
+    /// The process's memory: the greatest amount that it has had so far, in bytes.
+    pub(crate) fn peak_memory(&mut self, node: usize) -> u64 {
+        self.process(node).peak_memory()
+    }
+
+    /// A command of the command line, told all nodes.
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
+        let endpoints: Vec<String> = (0..self.len()).map(|node| self.address(node)).collect();
+        let mut command = process::command();
+        command.args(["--endpoints", &endpoints.join(","), "--timeout", "60s"]);
+        command.args(arguments);
+        command
+    }
+
+    /// Runs a command of the command line to its end.
+    pub(crate) fn run(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).output().expect("the binary starts")
+    }
+
+    /// Waits for a condition.
+    pub(crate) fn until(&self, what: &str, mut done: impl FnMut(&Self) -> bool) {
+        self.until_some(what, |cluster| done(cluster).then_some(()));
+    }
+
+    /// Waits for something.
+    pub(crate) fn until_some<T>(&self, what: &str, mut get: impl FnMut(&Self) -> Option<T>) -> T {
+        let begin = Instant::now();
+        loop {
+            if let Some(found) = get(self) {
+                return found;
+            }
+            assert!(begin.elapsed() < PATIENCE, "not in {PATIENCE:?}: {what}");
+            thread::sleep(LOOK_AGAIN);
+        }
+    }
+
+    pub(crate) fn block_on<T>(&self, future: impl Future<Output = T>) -> T {
+        self.runtime.block_on(future)
+    }
+
+    /// Runs something beside the test.
+    pub(crate) fn spawn<T: Send + 'static>(
+        &self,
+        future: impl Future<Output = T> + Send + 'static,
+    ) -> JoinHandle<T> {
+        self.runtime.spawn(future)
+    }
+
+    /// A client as programs have it.
+    pub(crate) fn client(&self, options: client::Options) -> Client {
+        let endpoints = (0..self.len()).map(|node| self.address(node));
+        let client = self.block_on(Client::connect(endpoints, options));
+        client.expect("a node answers")
+    }
+
+    /// A connection to one node, which gets every request that is sent over it.
+    pub(crate) fn stream(&self, node: usize) -> NodeStream {
+        let _inside = self.runtime.enter();
+        NodeStream::new(self.address(node), Default::default()).expect("an address")
+    }
+
+    /// Asks one node, once.
+    pub(crate) fn ask(
+        &self,
+        node: usize,
+        kind: request::Kind,
+        timeout: Duration,
+    ) -> client::Result<response::Kind> {
+        let stream = self.stream(node);
+        self.block_on(ask(&stream, kind, timeout))
+    }
+
+    /// The operators' side of one node.
+    pub(crate) fn admin(&self, node: usize) -> Admin {
+        let _inside = self.runtime.enter();
+        Admin::new([self.address(node)], ASK_TIMEOUT).expect("an address")
+    }
+
+    /// What a node says of itself, if it answers.
+    pub(crate) fn status(&self, node: usize) -> Option<v1::StatusResponse> {
+        if !self.is_up(node) {
+            return None;
+        }
+        let mut answers = self.block_on(self.admin(node).status());
+        answers.pop().and_then(|(_, answer)| answer.ok())
+    }
+
+    /// Waits until a node is ready and knows a leader for each of its shards.
+    pub(crate) fn until_serves(&self, node: usize) {
+        self.until(&format!("node {node} serves"), |cluster| {
+            let status = cluster.status(node);
+            status.is_some_and(|status| status.ready && status.shards_without_leader == 0)
+        });
+    }
+
+    /// Waits until all nodes serve.
+    pub(crate) fn until_all_serve(&self) {
+        for node in 0..self.len() {
+            self.until_serves(node);
+        }
+    }
+
+    /// A shard's replica on a node, if there is an answer.
+    pub(crate) fn replica(&self, node: usize, which: &Which) -> Option<v1::ReplicaInfo> {
+        if !self.is_up(node) {
+            return None;
+        }
+        let mut answers = self.block_on(self.admin(node).show_shard(which.clone()));
+        let shard = answers.pop().and_then(|(_, answer)| answer.ok());
+        shard.and_then(|shard| shard.local)
+    }
+
+    /// Waits until a node leads the shard of a key, other than the ones left out.
+    pub(crate) fn leader(&self, key: &str, except: &[usize]) -> usize {
+        let which = Which::Key(key.to_owned().into());
+        self.until_some(&format!("the shard of {key} has a leader"), |cluster| {
+            let others = (0..cluster.len()).filter(|node| !except.contains(node));
+            let replicas = others.filter_map(|node| Some((node, cluster.replica(node, &which)?)));
+            let leaders = replicas.filter(|(_, replica)| replica.role == "leader");
+            let newest = leaders.max_by_key(|(_, replica)| replica.term);
+            newest.map(|(node, _)| node)
+        })
+    }
+
+    /// All shards, as a node sees them.
+    pub(crate) fn shards(&self, node: usize) -> Vec<v1::ShardInfo> {
+        let shards = self.block_on(self.admin(node).list_shards());
+        shards.unwrap_or_else(|error| panic!("the shards of node {node}: {error}"))
+    }
+
+    /// Waits until all replicas of each shard have applied the same, and fails unless their content is the same then.
+    pub(crate) fn assert_replicas_agree(&self) {
+        for shard in self.shards(0) {
+            let shard = shard.descriptor.unwrap_or_default().shard_id;
+            let sums = self.until_some(&format!("shard {shard} is alike applied"), |cluster| {
+                let nodes = 0..cluster.len();
+                let sum = |node| {
+                    let mut sums = cluster.block_on(cluster.admin(node).checksum(shard));
+                    sums.pop().and_then(|(_, sum)| sum.ok())
+                };
+                let sums = nodes.map(sum).collect::<Option<Vec<_>>>()?;
+                let mut pairs = sums.windows(2);
+                let alike = pairs.all(|pair| pair[0].applied_index == pair[1].applied_index);
+                alike.then_some(sums)
+            });
+            assert!(
+                sums.windows(2).all(|pair| pair[0] == pair[1]),
+                "shard {shard}: replicas that have applied the same differ: {sums:?}"
+            );
+        }
+    }
+
+    /// All rows, read linearizably from this node, which is not helped by a client that knows a better one.
+    pub(crate) fn rows(&self, node: usize) -> Vec<(String, String)> {
+        let stream = self.stream(node);
+        let mut rows = Vec::new();
+        let mut start = bytes::Bytes::new();
+        loop {
+            let scan = request::Kind::Scan(v1::ScanRequest {
+                start,
+                ..v1::ScanRequest::default()
+            });
+            let page = match self.block_on(ask(&stream, scan, PATIENCE)) {
+                Ok(response::Kind::Scan(page)) => page,
+                other => panic!("a scan through node {node}: {other:?}"),
+            };
+            let text = |bytes: bytes::Bytes| String::from_utf8(bytes.to_vec()).expect("text");
+            let page_rows = page.rows.into_iter();
+            rows.extend(page_rows.map(|row| (text(row.key), text(row.value))));
+            match page.next {
+                Some(next) => start = next,
+                None => return rows,
+            }
+        }
+    }
+
+    /// One of the node's metrics, as `name` or `name{label="value"}`.
+    pub(crate) fn metric(&self, node: usize, name: &str) -> f64 {
+        let page = http_get(self.nodes[node].status, "/metrics");
+        let value = page
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))
+            .unwrap_or_else(|| panic!("node {node} has no metric {name}:\n{page}"));
+        value.parse().expect("metrics are numbers")
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            for node in 0..self.len() {
+                let log = self.logged(node);
+                let lines: Vec<&str> = log.lines().collect();
+                let tail = lines[lines.len().saturating_sub(15)..].join("\n");
+                eprintln!("end of the log of node {node}:\n{tail}\n");
+            }
+        }
+        // Before the proxies end, so that nobody notices.
+        self.nodes.clear();
+    }
+}
+
+/// Sends one request over a stream; it leaves also if nobody waits for its answer yet.
+pub(crate) fn ask(
+    stream: &NodeStream,
+    kind: request::Kind,
+    timeout: Duration,
+) -> impl Future<Output = client::Result<response::Kind>> + Send + use<> {
+    let request = v1::Request {
+        kind: Some(kind),
+        ..v1::Request::default()
+    };
+    let call = stream.call(request, timeout);
+    async move { Ok(call.await?.kind.expect("an answer has content")) }
+}
+
+/// How a command ends that can't go on, and what it says.
+pub(crate) fn end(mut command: Command) -> (Option<i32>, String) {
+    let output = command.output().expect("the binary starts");
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    (output.status.code(), text)
+}
+
+/// A read of one key.
+pub(crate) fn get(key: &str, consistency: v1::Consistency) -> request::Kind {
+    request::Kind::Get(v1::GetRequest {
+        key: key.to_owned().into(),
+        consistency: consistency.into(),
+    })
+}
+
+/// A write of one key, without a session.
+pub(crate) fn put(key: &str, value: &str) -> request::Kind {
+    request::Kind::Put(v1::PutRequest {
+        key: key.to_owned().into(),
+        value: value.to_owned().into(),
+        session: None,
+    })
+}
+
+/// What a read has found.
+pub(crate) fn value(answer: response::Kind) -> Option<String> {
+    match answer {
+        response::Kind::Get(answer) => answer
+            .value
+            .map(|value| String::from_utf8(value.to_vec()).expect("text")),
+        other => panic!("not the answer to a get: {other:?}"),
+    }
+}
+
+/// The body of a page of a status port.
+pub(crate) fn http_get(address: SocketAddr, path: &str) -> String {
+    let mut stream = TcpStream::connect(address).expect("the status port is open");
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    stream
+        .write_all(request.as_bytes())
+        .expect("the status port takes requests");
+    let mut answer = String::new();
+    stream
+        .read_to_string(&mut answer)
+        .expect("the status port answers");
+    let (_, body) = answer.split_once("\r\n\r\n").expect("HTTP has a body");
+    body.to_owned()
+}

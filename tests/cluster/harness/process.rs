@@ -1,0 +1,110 @@
+//! One process of the `flotilla` binary.
+
+use std::{
+    env,
+    fs::{self, File},
+    path::Path,
+    process::{Child, Command, ExitStatus, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+/// The binary, in an environment without settings of its own. It dies with the thread that starts it: a test that is
+/// killed leaves nothing behind, not even a process that stands still.
+pub(super) fn command() -> Command {
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL", env!("CARGO_BIN_EXE_flotilla")]);
+    let names = env::vars_os().map(|(name, _)| name);
+    for name in names.filter(|name| name.to_string_lossy().starts_with("FLOTILLA_")) {
+        command.env_remove(name);
+    }
+    command
+}
+
+/// Killed when dropped.
+pub(super) struct Process(Child);
+
+impl Process {
+    /// Starts a node whose log is appended to a file.
+    pub(super) fn start(mut command: Command, log: &Path) -> Self {
+        let log = File::options().create(true).append(true).open(log);
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log.expect("the folder is writable"))
+            .spawn()
+            .expect("setpriv (util-linux) is there");
+        Self(child)
+    }
+
+    pub(super) fn id(&self) -> u32 {
+        self.0.id()
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.0), signal).expect("the process is our child");
+    }
+
+    pub(super) fn kill(&mut self) {
+        self.0.kill().expect("the process is our child");
+        self.0.wait().expect("the process is our child");
+    }
+
+    pub(super) fn terminate(&self) {
+        self.signal(Signal::TERM);
+    }
+
+    /// Returns when the process stands still.
+    pub(super) fn pause(&self) {
+        self.signal(Signal::STOP);
+        let stat = format!("/proc/{}/stat", self.id());
+        loop {
+            let stat = fs::read_to_string(&stat).expect("the process is our child");
+            // The state follows the name, which may hold anything but ends with the last parenthesis.
+            if stat
+                .rsplit(") ")
+                .next()
+                .is_some_and(|rest| rest.starts_with('T'))
+            {
+                return;
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    pub(super) fn resume(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    /// How it ended, or none if it runs on for so long.
+    pub(super) fn wait(&mut self, patience: Duration) -> Option<ExitStatus> {
+        let begin = Instant::now();
+        loop {
+            let status = self.0.try_wait().expect("the process is our child");
+            if status.is_some() || begin.elapsed() > patience {
+                return status;
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    pub(super) fn peak_memory(&self) -> u64 {
+        let path = format!("/proc/{}/status", self.id());
+        let status = fs::read_to_string(path).expect("the process is our child");
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kib = peak.and_then(|peak| peak.trim().strip_suffix(" kB"));
+        kib.and_then(|kib| kib.parse::<u64>().ok())
+            .expect("Linux tells the peak of a process's memory")
+            * 1024
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // It may have ended by itself, which the test has seen then.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}

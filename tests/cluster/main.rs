@@ -1,0 +1,24 @@
+//! Real processes: three nodes that are killed, stopped, cut off and filled up while real clients use them. What is
+//! decided inside a shard is tested in `flotilla-shards`; here it is shown that the thin shell around it keeps the
+//! promises of the README.
+//!
+//! - [`harness`]: the cluster of a test, and the network between its nodes.
+//! - [`import`]: a real data set through kills and pauses.
+//! - [`reads`], [`writes`]: what clients were promised, while nodes are cut off, stand still and die.
+//! - [`recovery`]: followers that come back.
+//! - [`disks`]: disks that fill up.
+//! - [`hostile`]: bytes and requests that nobody should send.
+//! - [`overload`]: more than a node can take.
+//! - [`places`]: nodes that move, and folders that are somewhere else than they belong.
+//! - [`start`]: what ends a node, and with which exit code.
+
+mod disks;
+mod harness;
+mod hostile;
+mod import;
+mod overload;
+mod places;
+mod reads;
+mod recovery;
+mod start;
+mod writes;

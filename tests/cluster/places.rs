@@ -1,0 +1,132 @@
+//! Where nodes are: nodes that move, and folders that are somewhere else than they belong.
+
+use std::{process::Command, time::Duration};
+
+use flotilla_proto::v1::Consistency;
+
+use crate::harness::{Cluster, Plan, Split, address, end, get, put, value};
+
+const TIMEOUT: Duration = Duration::from_secs(30);
+
+#[test]
+fn a_node_that_comes_back_at_another_address_is_found_by_nodes_and_clients() {
+    let mut cluster = Cluster::start(Plan::default());
+    cluster
+        .ask(0, put("key", "before"), TIMEOUT)
+        .expect("a quorum");
+    let moved = 1;
+    cluster.kill(moved);
+    cluster.relocate(moved);
+    cluster.start_node(moved);
+    cluster.until_serves(moved);
+    for asked in 0..cluster.len() {
+        cluster.until("all know where it is", |cluster| {
+            let nodes = cluster
+                .block_on(cluster.admin(asked).list_nodes())
+                .unwrap_or_default();
+            let found = nodes.iter().find_map(|info| {
+                let node = info.node.as_ref()?;
+                (node.node_id == cluster.id(moved)).then(|| (node.address.clone(), info.reachable))
+            });
+            found == Some((cluster.address(moved), true))
+        });
+    }
+    // It is needed: without it the first would be alone.
+    cluster.kill(2);
+    cluster
+        .ask(0, put("key", "after"), TIMEOUT)
+        .expect("two of three are a quorum");
+    let client = cluster.client(Default::default());
+    let addresses: Vec<String> = client
+        .nodes()
+        .into_iter()
+        .map(|node| node.address)
+        .collect();
+    assert!(addresses.contains(&cluster.address(moved)), "{addresses:?}");
+    let found = cluster.ask(moved, get("key", Consistency::Linearizable), TIMEOUT);
+    assert_eq!(
+        found.map(value).expect("a quorum").as_deref(),
+        Some("after")
+    );
+}
+
+#[test]
+fn nodes_that_have_all_moved_find_each_other_by_what_they_are_told_to_join() {
+    let mut cluster = Cluster::start(Plan::default());
+    cluster
+        .ask(0, put("key", "value"), TIMEOUT)
+        .expect("a quorum");
+    for node in 0..cluster.len() {
+        cluster.kill(node);
+        cluster.relocate(node);
+    }
+    for node in 0..cluster.len() {
+        cluster.start_node(node);
+    }
+    cluster.until_all_serve();
+    for node in 0..cluster.len() {
+        let found = cluster.ask(node, get("key", Consistency::Linearizable), TIMEOUT);
+        assert_eq!(
+            found.map(value).expect("a quorum").as_deref(),
+            Some("value")
+        );
+    }
+}
+
+/// One node that is a cluster.
+fn alone() -> Plan {
+    Plan {
+        nodes: 1,
+        split: Split::Even(2),
+        ..Plan::default()
+    }
+}
+
+#[test]
+fn a_folder_of_another_cluster_is_refused_by_what_it_is_told_to_join() {
+    let (mut ours, theirs) = (Cluster::start(alone()), Cluster::start(alone()));
+    ours.kill(0);
+    let (code, text) = end(ours.other_command(0, &[("--join", &theirs.address(0))]));
+    assert_eq!(code, Some(11), "{text}");
+    assert!(
+        text.contains("belongs to cluster") && text.contains(&theirs.address(0)),
+        "{text}"
+    );
+    // Nothing has changed in it.
+    ours.start_node(0);
+    ours.until_serves(0);
+}
+
+#[test]
+fn a_copy_of_a_folder_whose_node_runs_is_refused() {
+    let mut cluster = Cluster::start(alone());
+    cluster.kill(0);
+    let copy = cluster.folder().join("copy");
+    let copied = Command::new("cp")
+        .arg("-r")
+        .arg(cluster.data(0))
+        .arg(&copy)
+        .status();
+    assert!(copied.expect("cp").success());
+    cluster.start_node(0);
+    cluster.until_serves(0);
+    let fresh = || address::fresh().to_string();
+    let (listen, status) = (fresh(), fresh());
+    let other = [
+        (
+            "--data",
+            copy.to_str().expect("temporary folders have plain names"),
+        ),
+        ("--listen", &*listen),
+        ("--advertise", &*listen),
+        ("--status-listen", &*status),
+    ];
+    let (code, text) = end(cluster.other_command(0, &other));
+    assert_eq!(code, Some(11), "{text}");
+    assert!(
+        text.contains("is a copy of the data folder of node 1"),
+        "{text}"
+    );
+    let found = cluster.ask(0, get("key", Consistency::Linearizable), TIMEOUT);
+    found.expect("the first one runs on");
+}
