@@ -225,6 +225,7 @@ fn a_peer_that_is_none_is_refused_and_one_that_breaks_the_protocol_is_cut_off() 
     let frame = |handshake: Option<v1::Handshake>, messages| v1::Frame {
         handshake,
         messages,
+        alive: None,
     };
     let deliver = |frames: Vec<v1::Frame>| {
         let answer = cluster.block_on(client().deliver(tokio_stream::iter(frames)));

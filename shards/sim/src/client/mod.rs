@@ -1,8 +1,9 @@
 //! A simulated client: it asks for one thing at a time, and tries as the client library does until it is answered, its
 //! time is over, or nothing more can be done.
 //!
-//! What it wants is in [`workload`], of what requests that is made in [`task`] and [`write`]; how often a request is sent, where to, and what a failure means is here, with the
-//! rules and the times of the node's `client::call` and `client::routes`.
+//! What it wants is in [`workload`], of what requests that is made in [`task`] and [`write`]; how often a request is sent,
+//! where to, and what a failure means is here, with the rules and the times of the node's `client::call` and
+//! `client::routes`.
 
 pub(crate) mod task;
 pub(crate) mod workload;
