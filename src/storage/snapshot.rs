@@ -44,7 +44,7 @@ const CHUNKS_AHEAD: usize = 2;
 /// Received snapshots of a shard that are kept until one is installed, the newest ones. Which of them Raft has taken is not
 /// known here, and the log writer may be about to install any of those: there must be room for all that can arrive while
 /// one write of the log takes its longest.
-const KEPT: usize = 16;
+pub(super) const KEPT: usize = 16;
 
 const PARTIAL: &str = "partial";
 

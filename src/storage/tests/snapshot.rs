@@ -10,6 +10,7 @@ use flotilla_shards::{
 use tempfile::{TempDir, tempdir};
 
 use super::*;
+use crate::storage::snapshot::KEPT;
 
 const SHARD: ShardId = ShardId(3);
 
@@ -256,21 +257,25 @@ fn rows_beyond_the_described_range_are_refused() {
 }
 
 #[test]
-fn two_received_snapshots_are_kept_and_the_newest_wins() {
+fn received_snapshots_stay_until_a_later_one_is_installed_in_bounded_number() {
     let (from, to) = (tempdir().unwrap(), tempdir().unwrap());
     let (source, target) = (adopted(from.path(), 2), adopted(to.path(), 2));
-    for number in 0..4 {
+    let kept = KEPT as u64;
+    for number in 0..kept + 2 {
         fill(&source, SHARD, 10, number, id(100 + number, 7));
         let (meta, chunks) = chunks(&source, SHARD);
         receive(&target, &meta, chunks).unwrap();
     }
-    assert_eq!(left(to.path()), 2);
+    assert_eq!(left(to.path()), KEPT);
     target
         .state
         .install(SHARD, id(102, 7))
-        .expect("the one before the newest is there");
-    assert_eq!(left(to.path()), 1);
-    target.state.install(SHARD, id(103, 7)).unwrap();
+        .expect("the oldest of those that are kept is there");
+    assert_eq!(left(to.path()), KEPT - 1);
+    target
+        .state
+        .install(SHARD, id(101 + kept, 7))
+        .expect("the newest one is there");
     assert_eq!(left(to.path()), 0);
     assert_eq!(rows(&target, SHARD), rows(&source, SHARD));
 }
