@@ -10,6 +10,9 @@ use crate::harness::{Cluster, Plan, Split, ask, get, put, value};
 
 const TIMEOUT: Duration = Duration::from_secs(30);
 
+/// Between two writes: the node looks at its disk once a second, and the reserve must hold what is written meanwhile.
+const PAUSE: Duration = Duration::from_millis(40);
+
 /// Writes until a write fails; returns how many did not.
 fn fill(cluster: &Cluster) -> (usize, Error) {
     let (mut random, stream) = (fastrand::Rng::with_seed(1), cluster.stream(0));
@@ -23,6 +26,7 @@ fn fill(cluster: &Cluster) -> (usize, Error) {
         if let Err(error) = write(number) {
             return (number, error);
         }
+        std::thread::sleep(PAUSE);
     }
     panic!("the disk is not small");
 }
