@@ -205,10 +205,17 @@ impl<S: Storage> RawNode<S> {
     /// Passes one tick. A failing storage shows in [`RawNode::failure`].
     #[inline]
     pub fn tick(&mut self) {
-        if self.failure.is_none() && self.raft.count(1) {
-            // Other errors than the storage's don't come up without a message.
-            let _ = self.guard(Raft::timed_out);
+        if self.raft.count(1) {
+            self.timed_out();
         }
+    }
+
+    /// Apart from [`RawNode::tick`], so that a tick at which nothing is due needs no frame on the stack.
+    #[cold]
+    #[inline(never)]
+    fn timed_out(&mut self) {
+        // Other errors than the storage's don't come up without a message.
+        let _ = self.guard(Raft::timed_out);
     }
 
     /// Passes `ticks` ticks at once, as that many calls of [`RawNode::tick`] would. A failing storage shows in

@@ -37,35 +37,46 @@ impl<S: Storage> Raft<S> {
     }
 
     /// Counts ticks, of which only the last one may be one at which something is due. Returns whether that is so. This
-    /// is all that an idle replica costs, so no more than counting and comparing is done here.
+    /// is all that an idle replica costs, so no more than one addition and one comparison is done here.
     #[inline]
     pub(in crate::raft) fn count(&mut self, ticks: u32) -> bool {
+        debug_assert_eq!(self.due, self.next_due(), "{}", self.describe());
         self.now += u64::from(ticks);
-        // A leader that rests counts nothing; a follower counts how long it hasn't heard from its leader.
-        if self.role != Role::Leader {
-            self.election_elapsed = self.election_elapsed.saturating_add(ticks);
-            return self.past_election_timeout() && !self.quiescent;
-        }
+        self.now >= self.due
+    }
+
+    /// Sets the alarm again. To be called wherever something changes that [`Raft::next_due`] looks at.
+    pub(super) fn rearm(&mut self) {
+        self.due = self.next_due();
+    }
+
+    /// The tick from which on [`Raft::timed_out`] has something to do as long as nothing else happens.
+    fn next_due(&self) -> u64 {
         if self.quiescent {
-            return false;
+            return u64::MAX;
         }
-        self.election_elapsed = self.election_elapsed.saturating_add(ticks);
-        self.heartbeat_elapsed = self.heartbeat_elapsed.saturating_add(ticks);
-        self.election_elapsed >= self.settings.election_ticks
-            || (self.heartbeat_elapsed >= self.settings.heartbeat_ticks
-                && !self.settings.manual_heartbeats)
+        let after = |since: u64, ticks: u32| since.wrapping_add(u64::from(ticks));
+        if self.role != Role::Leader {
+            return after(self.election_since, self.randomized_election_timeout);
+        }
+        // The transfer is given up together with the check of the quorum.
+        let election = after(self.election_since, self.settings.election_ticks);
+        match self.settings.manual_heartbeats {
+            true => election,
+            false => election.min(after(self.heartbeat_since, self.settings.heartbeat_ticks)),
+        }
     }
 
     /// Does what is due at a tick for which [`Raft::count`] said so.
     #[cold]
     pub(in crate::raft) fn timed_out(&mut self) -> Result<(), Error> {
-        if self.role == Role::Leader {
-            return self.leader_timeouts();
-        }
-        match self.promotable() {
-            true => self.election_timed_out(),
-            false => Ok(()),
-        }
+        let done = match self.role {
+            Role::Leader => self.leader_timeouts(),
+            _ if self.promotable() => self.election_timed_out(),
+            _ => Ok(()),
+        };
+        self.rearm();
+        done
     }
 
     /// After how many ticks something may happen by itself: an election, a heartbeat, a check of the quorum, the end
@@ -73,21 +84,11 @@ impl<S: Storage> Raft<S> {
     /// leases and timeouts are counted in them.
     #[must_use]
     pub fn ticks_until_due(&self) -> Option<u32> {
-        if self.quiescent {
-            return None;
-        }
-        let left = |timeout: u32, elapsed: u32| timeout.saturating_sub(elapsed).max(1);
-        if self.role != Role::Leader {
-            return self
-                .promotable()
-                .then(|| left(self.randomized_election_timeout, self.election_elapsed));
-        }
-        // The transfer is given up together with the check of the quorum.
-        let election = left(self.settings.election_ticks, self.election_elapsed);
-        if self.settings.manual_heartbeats {
-            return Some(election);
-        }
-        Some(election.min(left(self.settings.heartbeat_ticks, self.heartbeat_elapsed)))
+        let waits = !self.quiescent && (self.role == Role::Leader || self.promotable());
+        waits.then(|| {
+            let left = self.due.saturating_sub(self.now);
+            u32::try_from(left).unwrap_or(u32::MAX).max(1)
+        })
     }
 
     fn election_timed_out(&mut self) -> Result<(), Error> {
@@ -97,13 +98,13 @@ impl<S: Storage> Raft<S> {
             self.restart_election_timer();
             return Ok(());
         }
-        self.election_elapsed = 0;
+        self.restart_election_clock(0);
         self.hup_by_timeout()
     }
 
     fn leader_timeouts(&mut self) -> Result<(), Error> {
-        if self.election_elapsed >= self.settings.election_ticks {
-            self.election_elapsed = 0;
+        if self.election_elapsed() >= self.settings.election_ticks {
+            self.restart_election_clock(0);
             if self.settings.check_quorum {
                 self.check_quorum();
             }
@@ -115,9 +116,9 @@ impl<S: Storage> Raft<S> {
         }
         if self.role == Role::Leader
             && !self.settings.manual_heartbeats
-            && self.heartbeat_elapsed >= self.settings.heartbeat_ticks
+            && self.heartbeat_elapsed() >= self.settings.heartbeat_ticks
         {
-            self.heartbeat_elapsed = 0;
+            self.heartbeat_since = self.now;
             self.broadcast_heartbeat();
         }
         Ok(())
@@ -127,7 +128,7 @@ impl<S: Storage> Raft<S> {
     #[inline]
     #[must_use]
     pub fn past_election_timeout(&self) -> bool {
-        self.election_elapsed >= self.randomized_election_timeout
+        self.election_elapsed() >= self.randomized_election_timeout
     }
 
     /// Draws an election timeout from `[election_ticks, 2 * election_ticks)`.
@@ -138,14 +139,27 @@ impl<S: Storage> Raft<S> {
 
     /// Draws a timeout that begins now, without forgetting for how long no leader was heard.
     fn restart_election_timer(&mut self) {
-        self.election_elapsed = self.election_elapsed.min(self.settings.election_ticks);
+        let elapsed = self.election_elapsed().min(self.settings.election_ticks);
         self.draw_election_timeout();
-        self.randomized_election_timeout += self.election_elapsed;
+        self.randomized_election_timeout += elapsed;
+        self.restart_election_clock(elapsed);
+    }
+
+    /// Counts the election timeout from `elapsed` ticks ago.
+    pub(super) fn restart_election_clock(&mut self, elapsed: u32) {
+        self.election_since = self.now.wrapping_sub(u64::from(elapsed));
+        self.rearm();
+    }
+
+    /// Both clocks of a role begin.
+    pub(super) fn restart_clocks(&mut self) {
+        self.heartbeat_since = self.now;
+        self.restart_election_clock(0);
     }
 
     /// A leader of this term was heard.
     pub(super) fn heard_leader(&mut self, leader: ReplicaId) {
-        self.election_elapsed = 0;
+        self.restart_election_clock(0);
         self.election_due = false;
         self.lead = leader;
         self.hold_votes();
@@ -154,13 +168,17 @@ impl<S: Storage> Raft<S> {
     /// Ticks since a leader was heard, or since the last check of the quorum if leading.
     #[must_use]
     pub fn election_elapsed(&self) -> u32 {
-        self.election_elapsed
+        self.elapsed_since(self.election_since)
     }
 
     /// Ticks since the last heartbeat that this leader sent.
     #[must_use]
     pub fn heartbeat_elapsed(&self) -> u32 {
-        self.heartbeat_elapsed
+        self.elapsed_since(self.heartbeat_since)
+    }
+
+    fn elapsed_since(&self, since: u64) -> u32 {
+        u32::try_from(self.now.wrapping_sub(since)).unwrap_or(u32::MAX)
     }
 
     /// The election timeout drawn last.
@@ -173,12 +191,13 @@ impl<S: Storage> Raft<S> {
     #[doc(hidden)]
     pub fn set_randomized_election_timeout(&mut self, ticks: u32) {
         self.randomized_election_timeout = ticks;
+        self.rearm();
     }
 
     /// Sets the ticks since a leader was heard. For tests.
     #[doc(hidden)]
     pub fn set_election_elapsed(&mut self, ticks: u32) {
-        self.election_elapsed = ticks;
+        self.restart_election_clock(ticks);
     }
 
     /// Switches pre-votes on or off, as a restart with another configuration would. For tests.
@@ -232,6 +251,7 @@ impl<S: Storage> Raft<S> {
             }
         };
         self.quiescent |= idle && agreed;
+        self.rearm();
         self.quiescent
     }
 
@@ -239,7 +259,7 @@ impl<S: Storage> Raft<S> {
     /// promises nobody its vote as if it had not heard from it.
     pub fn vouch_for_leader(&mut self, ticks: u32) {
         if self.quiescent && self.role == Role::Follower {
-            self.election_elapsed = self.election_elapsed.min(ticks);
+            self.restart_election_clock(self.election_elapsed().min(ticks));
         }
     }
 
@@ -274,8 +294,7 @@ impl<S: Storage> Raft<S> {
             return;
         }
         if self.role == Role::Leader {
-            self.election_elapsed = 0;
-            self.heartbeat_elapsed = 0;
+            self.restart_clocks();
             self.tracker
                 .visit(|_, progress| progress.recent_active = true);
         } else {

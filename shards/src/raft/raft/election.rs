@@ -143,7 +143,7 @@ impl<S: Storage> Raft<S> {
     pub(super) fn refuses_votes(&self, request: &Message) -> bool {
         let hears_leader = self.settings.check_quorum
             && self.has_leader()
-            && self.election_elapsed < self.settings.election_ticks;
+            && self.election_elapsed() < self.settings.election_ticks;
         (hears_leader || self.holds_votes()) && request.context != CAMPAIGN_TRANSFER
     }
 
@@ -187,7 +187,7 @@ impl<S: Storage> Raft<S> {
             ..Message::default()
         });
         if granted && !pre {
-            self.election_elapsed = 0;
+            self.restart_election_clock(0);
             self.vote = request.from;
         }
         Ok(())

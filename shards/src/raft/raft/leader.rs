@@ -284,7 +284,7 @@ impl<S: Storage> Raft<S> {
             return Ok(());
         }
         // The transfer has an election timeout of time.
-        self.election_elapsed = 0;
+        self.restart_election_clock(0);
         if let Some(leader) = &mut self.leader {
             leader.transferee = to;
         }

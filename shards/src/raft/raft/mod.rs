@@ -69,10 +69,13 @@ pub struct Raft<S> {
     now: u64,
     /// Until this tick no vote is given, as a leader counts on it; see `reads`.
     votes_held_until: u64,
-    /// Ticks since a leader was heard, or since the last check of the quorum if leading.
-    election_elapsed: u32,
-    /// Ticks since the last heartbeat sent.
-    heartbeat_elapsed: u32,
+    /// The tick at which something is due; see `clock`.
+    due: u64,
+    /// Tick at which a leader was heard, or of the last check of the quorum if leading. May lie before the start, and
+    /// wraps then.
+    election_since: u64,
+    /// Tick of the last heartbeat sent.
+    heartbeat_since: u64,
     randomized_election_timeout: u32,
     rng: fastrand::Rng,
     settings: Settings,
@@ -153,8 +156,9 @@ impl<S: Storage> Raft<S> {
             read_states: Vec::new(),
             now: 0,
             votes_held_until: u64::from(config.vote_hold_off_ticks),
-            election_elapsed: 0,
-            heartbeat_elapsed: 0,
+            due: 0,
+            election_since: 0,
+            heartbeat_since: 0,
             randomized_election_timeout: 0,
             rng: fastrand::Rng::with_seed(config.seed),
             settings: Settings {
@@ -389,9 +393,9 @@ impl<S: Storage> Raft<S> {
             self.tracker.votes,
             self.leader,
             self.now,
-            self.election_elapsed,
+            self.election_elapsed(),
             self.randomized_election_timeout,
-            self.heartbeat_elapsed,
+            self.heartbeat_elapsed(),
             self.votes_held_until,
             self.quiescent,
             self.msgs.len(),
@@ -441,9 +445,8 @@ impl<S: Storage> Raft<S> {
         self.leader = None;
         self.quiescent = false;
         self.election_due = false;
-        self.election_elapsed = 0;
-        self.heartbeat_elapsed = 0;
         self.draw_election_timeout();
+        self.restart_clocks();
         self.tracker.reset_votes();
         let last = self.log.last_index();
         let inflights = self.tracker.new_inflights();
@@ -457,12 +460,17 @@ impl<S: Storage> Raft<S> {
         }
     }
 
+    fn enter(&mut self, role: Role) {
+        self.role = role;
+        self.rearm();
+    }
+
     /// Becomes follower at `term` of `lead`, which may be none. Public for tests.
     #[doc(hidden)]
     pub fn become_follower(&mut self, term: Term, lead: ReplicaId) {
         self.reset(term);
         self.lead = lead;
-        self.role = Role::Follower;
+        self.enter(Role::Follower);
     }
 
     /// Becomes candidate in the next term, with its own vote. Public for tests.
@@ -478,7 +486,7 @@ impl<S: Storage> Raft<S> {
         );
         self.reset(self.term.next());
         self.vote = self.id;
-        self.role = Role::Candidate;
+        self.enter(Role::Candidate);
     }
 
     /// Becomes pre-candidate; term and vote stay. Public for tests.
@@ -494,7 +502,7 @@ impl<S: Storage> Raft<S> {
         );
         self.tracker.reset_votes();
         self.lead = ReplicaId::NONE;
-        self.role = Role::PreCandidate;
+        self.enter(Role::PreCandidate);
     }
 
     /// Becomes leader and appends the entry that commits those of earlier terms with it (thesis 3.6.2). Public for
@@ -511,7 +519,7 @@ impl<S: Storage> Raft<S> {
         );
         self.reset(self.term);
         self.lead = self.id;
-        self.role = Role::Leader;
+        self.enter(Role::Leader);
         let last = self.log.last_index();
         self.leader = Some(Box::new(LeaderState {
             since: self.now,
