@@ -9,7 +9,7 @@
 //! - [`disks`]: disks that fill up.
 //! - [`hostile`]: bytes and requests that nobody should send.
 //! - [`overload`]: more than a node can take.
-//! - [`places`]: nodes that move, and folders that are somewhere else than they belong.
+//! - [`places`]: nodes that move, folders that are somewhere else than they belong, the first leaders.
 //! - [`start`]: what ends a node, and with which exit code.
 
 mod disks;

@@ -1,8 +1,9 @@
-//! Where nodes are: nodes that move, and folders that are somewhere else than they belong.
+//! Where nodes and leaders are: nodes that move, folders that are somewhere else than they belong, the first leaders.
 
 use std::{process::Command, time::Duration};
 
-use flotilla_proto::v1::Consistency;
+use flotilla_proto::v1::{Consistency, show_shard_request::Which};
+use flotilla_shards::genesis::GENESIS_TERM;
 
 use crate::harness::{Cluster, Plan, Split, address, end, get, put, value};
 
@@ -129,4 +130,38 @@ fn a_copy_of_a_folder_whose_node_runs_is_refused() {
     );
     let found = cluster.ask(0, get("key", Consistency::Linearizable), TIMEOUT);
     found.expect("the first one runs on");
+}
+
+#[test]
+fn the_first_leaders_of_a_new_cluster_are_spread_evenly() {
+    let cluster = Cluster::start(Plan {
+        split: Split::Even(63),
+        // So long that none of them owes its office to a timeout.
+        settings: vec![
+            ("raft.election_timeout", "20s"),
+            ("limits.request_timeout", "30s"),
+        ],
+        ..Plan::default()
+    });
+    let counts: Vec<u64> = (0..cluster.len())
+        .map(|node| {
+            let shards = cluster.shards(node);
+            let leads = shards.iter().filter(|shard| {
+                let local = shard.local.as_ref();
+                local.is_some_and(|replica| replica.role == "leader")
+            });
+            leads.count() as u64
+        })
+        .collect();
+    assert_eq!(counts.iter().sum::<u64>(), 1 + 63, "{counts:?}");
+    let (least, most) = (counts.iter().min(), counts.iter().max());
+    assert!(
+        most.zip(least)
+            .is_some_and(|(most, least)| most - least <= 1),
+        "{counts:?}"
+    );
+    let term = cluster
+        .replica(0, &Which::ShardId(1))
+        .map(|replica| replica.term);
+    assert_eq!(term, Some(GENESIS_TERM.0 + 1), "one election");
 }

@@ -81,6 +81,8 @@ pub(super) struct Replica<C, L: LogReader> {
     persisted: Index,
     /// Applied index that a flush of the state database has made durable. *Invariant:* the log is never cut above it.
     applied_durable: Index,
+    /// For the first replica of a newborn group: the tick at which it next asks for the office.
+    first_campaign: Option<u64>,
 }
 
 impl<C, L: LogReader + Clone> Replica<C, L> {
@@ -120,7 +122,12 @@ impl<C, L: LogReader + Clone> Replica<C, L> {
             },
             view,
         )?;
-        let mut replica = Self {
+        // A group without votes and entries has just been born. Its first replica asks for the office at once, so that a
+        // new cluster serves without waiting for a timeout, and its leaders are spread as the replicas are.
+        let newborn = found.hard_state.vote.is_none() && found.last == found.compacted;
+        let first = found.descriptor.replicas.first();
+        let first_campaign = (newborn && first.is_some_and(|first| first.id == id)).then_some(now);
+        Ok(Self {
             shard,
             reported: RoleChange {
                 shard,
@@ -143,16 +150,25 @@ impl<C, L: LogReader + Clone> Replica<C, L> {
             asked: VecDeque::new(),
             confirmed: VecDeque::new(),
             rest: Rest::default(),
+            first_campaign,
+        })
+    }
+
+    /// While a newborn group has no leader, its first replica asks again and again: whom it asks may not be there yet, as
+    /// the nodes of a new cluster come one after the other.
+    fn campaign_first(&mut self, config: &EngineConfig) {
+        let Some(due) = self.first_campaign else {
+            return;
         };
-        // A group without votes and entries has just been born. Its first replica asks for the office at once, so that a
-        // new cluster serves without waiting for a timeout, and its leaders are spread as the replicas are.
-        let newborn = found.hard_state.vote.is_none() && found.last == found.compacted;
-        let first = replica.descriptor.replicas.first();
-        if newborn && first.is_some_and(|first| first.id == id) {
+        let undecided = matches!(self.node.role(), Role::Follower | Role::PreCandidate)
+            && self.node.leader().is_none();
+        if !undecided {
+            self.first_campaign = None;
+        } else if self.clock >= due {
             // Refused if the replica may not campaign; the election timeout does the rest then.
-            let _ = replica.node.campaign();
+            let _ = self.node.campaign();
+            self.first_campaign = Some(self.clock + u64::from(config.heartbeat_ticks));
         }
-        Ok(replica)
     }
 
     pub(super) fn status(&self) -> ReplicaStatus {
@@ -197,9 +213,9 @@ impl<C, L: LogReader + Clone> Replica<C, L> {
 
     /// Tick at which the group next has something to do by itself.
     pub(super) fn due(&self) -> Option<u64> {
-        self.node
-            .ticks_until_due()
-            .map(|ticks| self.clock + u64::from(ticks))
+        let ticks = self.node.ticks_until_due();
+        let due = ticks.map(|ticks| self.clock + u64::from(ticks));
+        due.into_iter().chain(self.first_campaign).min()
     }
 
     pub(super) fn step(&mut self, message: Message) -> Result<(), raft::Error> {
@@ -328,6 +344,7 @@ impl<C, L: LogReader + Clone> Replica<C, L> {
         out: &mut Output<C>,
         on_proposed: &mut impl FnMut(&mut C),
     ) -> Option<u64> {
+        self.campaign_first(config);
         self.propose_queued(config, now_ms, out, on_proposed);
         let asked = self.ask_reads(config, next_batch, out);
         while self.node.has_ready() {

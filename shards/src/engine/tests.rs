@@ -140,6 +140,13 @@ fn recovered(disk: &Disk, descriptor: Descriptor, applied: EntryId) -> Recovered
 
 impl Fleet {
     fn new(nodes: u64, shards: u64) -> Self {
+        let mut fleet = Self::begin(nodes, shards);
+        fleet.settle();
+        fleet
+    }
+
+    /// Nodes that have not had a turn yet.
+    fn begin(nodes: u64, shards: u64) -> Self {
         let nodes = (1..=nodes)
             .map(|n| {
                 let disk = Disk::default();
@@ -168,15 +175,13 @@ impl Fleet {
                 }
             })
             .collect();
-        let mut fleet = Self {
+        Self {
             nodes,
             wire: VecDeque::new(),
             alive: Vec::new(),
             cut: BTreeSet::new(),
             tick: 0,
-        };
-        fleet.settle();
-        fleet
+        }
     }
 
     fn node(&mut self, id: u64) -> &mut Node {
@@ -426,6 +431,69 @@ fn a_leader_that_is_cut_off_refuses_reads_in_bounded_time() {
     fleet.tick(ticks + 1);
     assert_eq!(fleet.node(1).refused, [(1, Refused::Unconfirmed)]);
     assert!(fleet.node(1).read.is_empty());
+}
+
+#[test]
+fn a_new_leader_serves_no_read_before_an_entry_of_its_own_term_is_committed() {
+    let mut fleet = Fleet::new(3, 1);
+    // The others have the entry, and only the leader knows that it is committed.
+    fleet.node(1).put(SHARD, 1);
+    fleet.settle_losing(|outgoing| {
+        outgoing.node != NodeId(1) && outgoing.message.kind != MessageKind::App
+    });
+    assert_eq!(fleet.node(1).answered, [1]);
+    let committed = fleet.node(1).engine.status(SHARD).expect("it is there");
+    fleet.cut.insert(NodeId(1));
+    // They elect a leader, whose own first entry nobody acknowledges.
+    let acknowledges = |outgoing: &Outgoing| outgoing.message.kind == MessageKind::AppResp;
+    for _ in 0..60 {
+        fleet.tick += 1;
+        for node in &mut fleet.nodes {
+            node.engine.handle_tick(fleet.tick);
+        }
+        fleet.settle_losing(acknowledges);
+        if fleet.leader(SHARD).is_some() {
+            break;
+        }
+    }
+    let new = fleet.leader(SHARD).expect("the others elect one");
+    let behind = fleet.node(new).engine.status(SHARD).expect("it is there");
+    assert!(
+        behind.commit < committed.commit,
+        "or the test shows nothing"
+    );
+    // Heartbeats are answered all the time: that it leads is not in doubt.
+    let follower = 5 - new;
+    fleet.node(new).engine.read(SHARD, 7);
+    fleet.node(follower).engine.read(SHARD, 8);
+    for _ in 0..5 {
+        fleet.tick += 1;
+        for node in &mut fleet.nodes {
+            node.engine.handle_tick(fleet.tick);
+        }
+        fleet.settle_losing(acknowledges);
+    }
+    assert_eq!(fleet.node(new).read, [0; 0]);
+    assert_eq!(fleet.node(follower).read, [0; 0]);
+    fleet.tick(3);
+    assert_eq!(fleet.node(new).read, [7]);
+    assert_eq!(fleet.node(follower).read, [8]);
+    let status = fleet.node(new).engine.status(SHARD).expect("it is there");
+    assert!(status.applied > committed.commit);
+}
+
+#[test]
+fn leaders_of_a_new_cluster_are_spread_also_if_its_nodes_come_late() {
+    let mut fleet = Fleet::begin(3, 30);
+    fleet.cut.extend((1..=3).map(NodeId));
+    fleet.tick(u64::from(EngineConfig::new(NodeId(1), 0).election_ticks) / 2);
+    assert_eq!(fleet.leader(SHARD), None);
+    fleet.cut.clear();
+    fleet.tick(u64::from(EngineConfig::new(NodeId(1), 0).heartbeat_ticks) + 1);
+    for shard in 0..30 {
+        let first = shard % 3 + 1;
+        assert_eq!(fleet.leader(ShardId(SHARD.0 + shard)), Some(first));
+    }
 }
 
 #[test]
