@@ -20,6 +20,9 @@ use bytes::Bytes;
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
+/// How far the stored commit index may be behind ([`Config::lazy_commit`]), in entries.
+const LAZY_COMMITS: u64 = 64;
+
 /// Work for the embedder: everything that has come up since the last one.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ready {
@@ -432,9 +435,17 @@ impl<S: Storage> RawNode<S> {
             || log.unstable().next_snapshot().is_some()
     }
 
+    /// The hard state, if it is to be stored anew. Term and vote are whenever they change, and the commit index with a
+    /// snapshot, whose beginning of the log it must not be below. Otherwise a lazy commit index waits: it promises
+    /// nothing, and who has lost it learns it from the leader.
     fn changed_hard_state(&self) -> Option<HardState> {
-        let hard_state = self.raft.hard_state();
-        (hard_state != self.prev_hard_state && !hard_state.is_empty()).then_some(hard_state)
+        let (new, prev) = (self.raft.hard_state(), self.prev_hard_state);
+        let log = self.raft.log();
+        let waits = self.raft.lazy_commit()
+            && (new.term, new.vote) == (prev.term, prev.vote)
+            && new.commit.0 < prev.commit.0 + LAZY_COMMITS
+            && log.unstable().next_snapshot().is_none();
+        (!waits && new != prev && !new.is_empty()).then_some(new)
     }
 
     /// Whether committed entries may be applied before they are durable here: with synchronous writes, as they are

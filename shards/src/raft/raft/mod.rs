@@ -299,6 +299,10 @@ impl<S: Storage> Raft<S> {
         }
     }
 
+    pub(in crate::raft) fn lazy_commit(&self) -> bool {
+        self.settings.lazy_commit
+    }
+
     /// To whom leadership is being handed over, or none.
     #[must_use]
     pub fn lead_transferee(&self) -> ReplicaId {

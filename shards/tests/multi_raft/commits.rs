@@ -1,0 +1,80 @@
+//! Commits that are not worth work of their own.
+
+use crate::network::{Network, config, members};
+use bytes::Bytes;
+use flotilla_shards::raft::{Config, RawNode, ReplicaId, Role};
+
+#[test]
+fn a_lazy_commit_index_is_stored_now_and_then() {
+    let lazy = |id| Config {
+        lazy_commit: true,
+        ..config(id)
+    };
+    let stored = |network: &mut Network| network.node(1).storage().hard_state();
+    let mut network = Network::led(3, lazy);
+    let elected = stored(&mut network);
+    let mut behind = 0;
+    for _ in 0..200 {
+        network
+            .node(1)
+            .propose(Bytes::from_static(b"entry"))
+            .expect("leading");
+        network.settle();
+        let (known, stored) = (network.node(1).hard_state(), stored(&mut network));
+        assert_eq!((stored.term, stored.vote), (known.term, known.vote));
+        assert!(
+            known.commit.0 - stored.commit.0 < 64,
+            "{stored:?}, {known:?}"
+        );
+        behind = behind.max(known.commit.0 - stored.commit.0);
+    }
+    assert_eq!(behind, 63, "the commit index was stored with every entry");
+    assert!(stored(&mut network).commit > elected.commit);
+
+    // Whoever restarts with an old commit index learns the present one from the leader.
+    let last = network.node(1).raft.log().committed();
+    let storage = network.node(2).storage().clone();
+    assert!(storage.hard_state().commit < last);
+    *network.node(2) = RawNode::new(&lazy(2), storage).expect("what it stored");
+    assert!(network.node(2).raft.log().committed() < last);
+    for _ in 0..lazy(1).heartbeat_ticks {
+        network.tick();
+    }
+    assert_eq!(network.node(2).raft.log().committed(), last);
+}
+
+#[test]
+fn a_new_vote_and_a_snapshot_take_the_commit_index_with_them() {
+    let lazy = |id| Config {
+        lazy_commit: true,
+        ..config(id)
+    };
+    let mut network = Network::led(3, lazy);
+    network.cut = vec![ReplicaId(3)];
+    for _ in 0..10 {
+        network
+            .node(1)
+            .propose(Bytes::from_static(b"entry"))
+            .expect("leading");
+        network.settle();
+    }
+    let last = network.node(1).raft.log().committed();
+    let storage = network.node(1).storage_mut();
+    storage
+        .create_snapshot(last, Some(members(3)), Bytes::new())
+        .expect("an index of the log");
+    storage.compact(last).expect("an index of the log");
+    network.cut.clear();
+    for _ in 0..2 * lazy(1).heartbeat_ticks {
+        network.tick();
+    }
+    assert_eq!(network.node(3).raft.log().committed(), last);
+    assert_eq!(network.node(3).storage().hard_state().commit, last);
+
+    network.node(1).transfer_leader(ReplicaId(2));
+    network.settle();
+    assert_eq!(network.node(2).role(), Role::Leader);
+    let new = network.node(2).hard_state();
+    assert_eq!(network.node(1).storage().hard_state().term, new.term);
+    assert!(network.node(1).storage().hard_state().commit >= last);
+}
