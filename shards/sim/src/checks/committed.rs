@@ -38,7 +38,7 @@ impl Committed {
         self.entries
     }
 
-    /// A node says that a shard is committed up to `commit`.
+    /// A node says that a shard is committed up to `commit`: to its followers, to its disk, or by applying it.
     pub(super) fn commit(
         &mut self,
         nodes: &[Node],

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use flotilla_shards::engine::RecoveredReplica;
 use flotilla_shards::ids::ShardId;
-use flotilla_shards::raft::HardState;
+use flotilla_shards::raft::{HardState, Term};
 
 use super::{Checked, ensure};
 
@@ -34,6 +34,11 @@ impl HardStates {
         )?;
         *old = new;
         Ok(())
+    }
+
+    /// The term that a replica is in.
+    pub(super) fn term(&self, at: usize, shard: ShardId) -> Term {
+        (self.0[at].get(&shard)).map_or(Term(0), |state| state.term)
     }
 
     /// What was not synced may be gone; that nothing is gone which anybody was told of is `promises`' affair.

@@ -24,7 +24,7 @@ use flotilla_proto::v1::CommandAnswer;
 use flotilla_shards::descriptor::Descriptor;
 use flotilla_shards::engine::{Compaction, LogAppend, Outgoing, RecoveredReplica, RoleChange};
 use flotilla_shards::ids::ShardId;
-use flotilla_shards::raft::{Entry, EntryKind, Index};
+use flotilla_shards::raft::{Entry, EntryKind, Index, MessageKind};
 
 use crate::node::{Handle, Node};
 use crate::trace::{hash_bytes, mix};
@@ -165,6 +165,12 @@ impl Checks {
     /// A message leaves a node.
     pub(crate) fn sent(&mut self, nodes: &[Node], at: usize, outgoing: &Outgoing) -> Checked {
         self.election.sent(outgoing)?;
+        let Outgoing { shard, message, .. } = outgoing;
+        if let MessageKind::App | MessageKind::Heartbeat = message.kind {
+            let logs = &self.log_matching;
+            self.committed
+                .commit(nodes, at, *shard, message.commit, message.term, logs)?;
+        }
         promises::check(&nodes[at], outgoing)
     }
 
@@ -180,7 +186,18 @@ impl Checks {
     }
 
     /// Committed entries are handed to a node's applier.
-    pub(crate) fn hand_out(&mut self, at: usize, shard: ShardId, entries: &[Entry]) -> Checked {
+    pub(crate) fn hand_out(
+        &mut self,
+        nodes: &[Node],
+        at: usize,
+        shard: ShardId,
+        entries: &[Entry],
+    ) -> Checked {
+        if let Some(last) = entries.last() {
+            let (by, logs) = (self.hard_state.term(at, shard), &self.log_matching);
+            self.committed
+                .commit(nodes, at, shard, last.index, by, logs)?;
+        }
         for entry in entries {
             self.committed.applies(at, shard, entry)?;
         }

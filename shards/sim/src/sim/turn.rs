@@ -146,7 +146,8 @@ impl Sim {
         }
         self.send(at, out.messages)?;
         for apply in out.applies {
-            self.checks.hand_out(at, apply.shard, &apply.entries)?;
+            self.checks
+                .hand_out(&self.nodes, at, apply.shard, &apply.entries)?;
             self.nodes[at].applier.queue.push_back(Job::Apply(apply));
         }
         self.kick_applier(at);
