@@ -3,13 +3,15 @@
 //!
 //! Steps are taken from a linked list of calls and returns; whatever was called before the first return that is left may
 //! come next. A dead end puts the last step back and tries the next one; a configuration (the steps taken, and the state)
-//! that was visited is not entered again. Three things that hold for registers keep the search short:
+//! that was visited is not entered again. Four things that hold for registers keep the search short:
 //!
+//! - what is tried first is what leads to the first return that is left, in the order of revisions (a guess that is right
+//!   for a store without faults, and no more: every other order is tried after it);
 //! - a step that changes nothing and is true now is taken now, and never put back alone: later it can only be as true;
 //! - a version that one step alone writes is not overwritten while somebody is left who must have seen it;
 //! - what need not have happened lies apart from the list, and is tried last.
 
-use super::step::{ByValue, Component, Expect, Step, Version};
+use super::step::{ByValue, Component, Expect, Seen, Step, Version};
 use hashbrown::HashTable;
 use smallvec::SmallVec;
 
@@ -99,18 +101,38 @@ fn called(node: u32) -> Option<u32> {
     (node % 2 == 1).then_some(node / 2)
 }
 
-/// Where the next candidate is looked for.
+/// A step that may come next.
 #[derive(Clone, Copy)]
-enum Cursor {
-    /// At this node of the list.
+enum Choice {
     Required(u32),
-    /// At this one of the steps that need not have happened.
     Optional(u32),
+}
+
+/// What may come next, in the order in which it is tried.
+type Choices = SmallVec<[(Preference, Choice); 16]>;
+
+/// What is tried first.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Preference {
+    /// Writes up to the revision that the first return is known to have seen or made.
+    Goal(u64),
+    /// The step of the first return itself.
+    First,
+    /// Writes of what that step must have seen.
+    Help,
+    /// Required writes whose revision is not known.
+    Unknown,
+    /// Required writes of a later revision.
+    Later(u64),
+    /// What need not have happened.
+    Idle,
 }
 
 /// A step that was taken.
 struct Frame {
-    taken: Cursor,
+    taken: Choice,
+    /// Its place among the choices that there were.
+    place: usize,
     /// Versions that it overwrote, oldest first.
     undo: SmallVec<[(u32, Version); 2]>,
     /// Taken because it was true, without a choice.
@@ -204,16 +226,16 @@ impl<'a> Search<'a> {
             if self.left == 0 {
                 return Found::Order;
             }
-            let mut cursor = Cursor::Required(self.events.next[HEAD as usize]);
+            let mut place = 0;
             if !self.enter() {
                 match self.put_back() {
-                    Some(after) => cursor = after,
+                    Some(after) => place = after,
                     None => return Found::NoOrder,
                 }
             }
-            while !self.take_next(cursor) {
+            while !self.take_next(place) {
                 match self.put_back() {
-                    Some(after) => cursor = after,
+                    Some(after) => place = after,
                     None => return Found::NoOrder,
                 }
             }
@@ -237,7 +259,8 @@ impl<'a> Search<'a> {
                 let previous = self.events.previous[node as usize];
                 self.take_required(step);
                 self.frames.push(Frame {
-                    taken: Cursor::Required(node),
+                    taken: Choice::Required(step),
+                    place: 0,
                     undo: SmallVec::new(),
                     forced: true,
                 });
@@ -249,77 +272,146 @@ impl<'a> Search<'a> {
         true
     }
 
-    /// Takes the first candidate at or after the cursor that is possible.
-    fn take_next(&mut self, cursor: Cursor) -> bool {
-        let mut optional = 0;
-        match cursor {
-            Cursor::Required(mut node) => {
-                while let Some(step) = called(node) {
-                    let candidate = self.required[step as usize];
-                    if !candidate.changes.is_empty() && self.is_true(candidate) {
-                        // It no longer waits for what it is about to overwrite.
-                        self.take_required(step);
-                        if let Some(undo) = self.change(candidate) {
-                            self.frames.push(Frame {
-                                taken: Cursor::Required(node),
-                                undo,
-                                forced: false,
-                            });
-                            return true;
-                        }
-                        self.put_back_required(step);
-                    }
-                    node = self.events.next[node as usize];
+    /// Takes the first choice from a place on that is possible.
+    fn take_next(&mut self, from: usize) -> bool {
+        for (place, (_, choice)) in self.choices().into_iter().enumerate().skip(from) {
+            let candidate = match choice {
+                Choice::Required(step) => {
+                    // It no longer waits for what it is about to overwrite.
+                    self.take_required(step);
+                    self.required[step as usize]
                 }
-            }
-            Cursor::Optional(at) => optional = at,
-        }
-        let first_return = self.first_return();
-        for at in optional.. {
-            let Some(candidate) = self.optional.get(at as usize).copied() else {
-                break;
+                Choice::Optional(at) => {
+                    set_bit(&mut self.used, at, true);
+                    self.optional[at as usize]
+                }
             };
-            if candidate.invoked > first_return {
-                break;
-            }
-            if !bit(&self.used, at)
-                && self.is_true(candidate)
-                && let Some(undo) = self.change(candidate)
-            {
-                set_bit(&mut self.used, at, true);
+            if let Some(undo) = self.change(candidate) {
                 self.frames.push(Frame {
-                    taken: Cursor::Optional(at),
+                    taken: choice,
+                    place,
                     undo,
                     forced: false,
                 });
                 return true;
             }
+            self.put_back_choice(choice);
         }
         false
     }
 
+    /// Everything that changes something and may come next. Depends on the configuration alone.
+    fn choices(&self) -> Choices {
+        let mut choices = Choices::new();
+        let mut window = SmallVec::<[u32; 16]>::new();
+        let mut node = self.events.next[HEAD as usize];
+        while let Some(step) = called(node) {
+            window.push(step);
+            node = self.events.next[node as usize];
+        }
+        let first_return = self.events.order[node as usize];
+        let first = (node != HEAD).then(|| (node - 2) / 2);
+        let goal = first.map_or(0, |step| self.goal(self.required[step as usize]));
+        let helps = |step: &Step| {
+            first.is_some_and(|first| self.serves(step, self.required[first as usize]))
+        };
+        for step in &window {
+            let candidate = self.required[*step as usize];
+            if candidate.changes.is_empty() || !self.is_true(candidate) {
+                continue;
+            }
+            let preference = match self.revision(candidate) {
+                known if known > 0 && known <= goal => Preference::Goal(known),
+                _ if first == Some(*step) => Preference::First,
+                _ if helps(candidate) => Preference::Help,
+                0 => Preference::Unknown,
+                known => Preference::Later(known),
+            };
+            choices.push((preference, Choice::Required(*step)));
+        }
+        let open = (0..).zip(&self.optional);
+        let open = open.take_while(|(_, step)| step.invoked <= first_return);
+        let open = open.filter(|(at, _)| !bit(&self.used, *at));
+        let open: SmallVec<[(u32, &Step); 16]> = open.map(|(at, step)| (at, *step)).collect();
+        for (at, candidate) in &open {
+            if !self.is_true(candidate) {
+                continue;
+            }
+            let preference = match self.revision(candidate) {
+                known if known > 0 && known <= goal => Preference::Goal(known),
+                _ if helps(candidate) => Preference::Help,
+                _ => Preference::Idle,
+            };
+            // A write of one key that asks for nothing can wait until just before the first step that sees what it
+            // wrote: whatever comes in between does not know the difference.
+            let can_wait = candidate.tests.is_empty() && candidate.changes.len() == 1;
+            let seen_next = || {
+                let others = open.iter().filter(|(other, _)| other != at);
+                let required = window.iter().map(|step| self.required[*step as usize]);
+                required
+                    .chain(others.map(|(_, step)| *step))
+                    .any(|step| self.serves(candidate, step))
+            };
+            if !can_wait || seen_next() {
+                choices.push((preference, Choice::Optional(*at)));
+            }
+        }
+        // Stable: the earlier call first.
+        choices.sort_by_key(|(preference, _)| *preference);
+        choices
+    }
+
+    /// Whether what `write` writes may decide what `step` sees.
+    fn serves(&self, write: &Step, step: &Step) -> bool {
+        write.changes.iter().any(|(key, version)| {
+            let counts =
+                step.deleted.is_some() && step.changes.iter().any(|(other, _)| other == key);
+            let sees = |(other, seen): &(u32, Seen)| {
+                let now = self.component.info(self.state[*key as usize]);
+                other == key
+                    && (step.expect != Expect::All
+                        || (seen.holds(now) != Some(true)
+                            && seen.holds(self.component.info(*version)) != Some(false)))
+            };
+            counts || step.tests.iter().any(sees)
+        })
+    }
+
+    /// The revision at which a step can be taken, as far as it is known, or 0.
+    fn goal(&self, step: &Step) -> u64 {
+        let seen = step.tests.iter().filter_map(|(_, seen)| match seen {
+            Seen::Value(_, revision) | Seen::Revision(revision) => Some(*revision),
+            Seen::Exists(_) => None,
+        });
+        seen.chain([self.revision(step)]).max().unwrap_or_default()
+    }
+
+    /// The revision of a write; 0 if it is not known.
+    fn revision(&self, step: &Step) -> u64 {
+        let changes = step.changes.iter();
+        let revisions = changes.map(|(_, version)| self.component.info(*version).revision);
+        revisions.max().unwrap_or_default()
+    }
+
     /// Puts back the newest step that was a choice, and all that was taken without one since. Gives the place of the
     /// choice that comes after it; nothing if there is none left.
-    fn put_back(&mut self) -> Option<Cursor> {
+    fn put_back(&mut self) -> Option<usize> {
         loop {
             let frame = self.frames.pop()?;
             for (key, version) in frame.undo.iter().rev() {
                 self.state[*key as usize] = *version;
             }
-            let after = match frame.taken {
-                Cursor::Required(node) => {
-                    let step = called(node).expect("only calls are taken");
-                    self.put_back_required(step);
-                    Cursor::Required(self.events.next[node as usize])
-                }
-                Cursor::Optional(at) => {
-                    set_bit(&mut self.used, at, false);
-                    Cursor::Optional(at + 1)
-                }
-            };
+            self.put_back_choice(frame.taken);
             if !frame.forced {
-                return Some(after);
+                return Some(frame.place + 1);
             }
+        }
+    }
+
+    fn put_back_choice(&mut self, choice: Choice) {
+        match choice {
+            Choice::Required(step) => self.put_back_required(step),
+            Choice::Optional(at) => set_bit(&mut self.used, at, false),
         }
     }
 
@@ -345,20 +437,10 @@ impl<'a> Search<'a> {
         }
     }
 
-    /// Place of the first return that is left in the list.
-    fn first_return(&self) -> u64 {
-        let mut node = self.events.next[HEAD as usize];
-        while called(node).is_some() {
-            node = self.events.next[node as usize];
-        }
-        self.events.order[node as usize]
-    }
-
     /// Whether what a step saw is so now.
     fn is_true(&self, step: &Step) -> bool {
-        let holds = |(key, seen): &(u32, super::step::Seen)| {
-            seen.holds(self.component.info(self.state[*key as usize]))
-        };
+        let holds =
+            |(key, seen): &(u32, Seen)| seen.holds(self.component.info(self.state[*key as usize]));
         match step.expect {
             Expect::All => step.tests.iter().all(|test| holds(test) != Some(false)),
             Expect::FirstFails(first) => {
