@@ -164,6 +164,7 @@ impl NodeStream {
             in_flight: HashMap::new(),
             earliest: None,
             next_id: 1,
+            refused_from: None,
             random: fastrand::Rng::with_seed(RandomState::new().build_hasher().finish()),
         };
         tokio::spawn(driver.run());
@@ -311,6 +312,8 @@ struct Driver {
     /// No deadline lies before this moment.
     earliest: Option<Instant>,
     next_id: u64,
+    /// The node is going down. Requests from this id on were not looked at.
+    refused_from: Option<u64>,
     random: fastrand::Rng,
 }
 
@@ -435,13 +438,14 @@ impl Driver {
     }
 
     async fn drive(&mut self, mut connection: Connection) -> End {
+        let first_id = self.next_id;
         let mut arrived = Vec::with_capacity(64);
         let mut grain = tokio::time::interval(DEADLINE_GRAIN);
         grain.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 answer = connection.answers.message() => match answer {
-                    Ok(Some(answer)) => self.take(answer),
+                    Ok(Some(answer)) => self.take(answer, first_id),
                     Ok(None) => return End::Broken("the node ended the stream".to_owned()),
                     Err(status) => return End::Broken(reason_of(&status)),
                 },
@@ -456,7 +460,7 @@ impl Driver {
                     }
                     // The connection dropped its end: the reason comes as an answer.
                     Err(_) => match connection.answers.message().await {
-                        Ok(Some(answer)) => self.take(answer),
+                        Ok(Some(answer)) => self.take(answer, first_id),
                         Ok(None) => return End::Broken("the node ended the stream".to_owned()),
                         Err(status) => return End::Broken(reason_of(&status)),
                     },
@@ -502,7 +506,11 @@ impl Driver {
         v1::StreamRequest { requests }
     }
 
-    fn take(&mut self, answer: v1::StreamResponse) {
+    /// Takes answers from a connection whose first request had the id `first_id`; ids ascend by one.
+    fn take(&mut self, answer: v1::StreamResponse, first_id: u64) {
+        if let Some(count) = answer.taken_in {
+            self.refused_from = Some(first_id.saturating_add(count));
+        }
         for mut response in answer.responses {
             // An answer to nobody is one that came after its deadline.
             let Some(pending) = self.in_flight.remove(&response.id) else {
@@ -553,8 +561,18 @@ impl Driver {
     }
 
     fn fail_in_flight(&mut self, reason: &str) {
-        for (_, pending) in self.in_flight.drain() {
-            self.shared.finish(pending, Err(self.shared.lost(reason)));
+        let refused_from = self.refused_from.take();
+        for (id, pending) in self.in_flight.drain() {
+            let error = match refused_from {
+                Some(from) if id >= from => Error::ShuttingDown {
+                    message: format!(
+                        "{} is shutting down and did not look at the request",
+                        self.shared.address
+                    ),
+                },
+                _ => self.shared.lost(reason),
+            };
+            self.shared.finish(pending, Err(error));
         }
         self.earliest = self.backlog.iter().map(|pending| pending.deadline).min();
     }

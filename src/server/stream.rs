@@ -96,6 +96,10 @@ pub(super) struct Answers {
     services: Arc<Services>,
     /// None once the client has closed its side, or the server stops.
     incoming: Option<Streaming<proto::StreamRequest>>,
+    /// Requests that were begun or refused.
+    taken_in: u64,
+    /// What is left to be said about them, when the server has stopped before the client.
+    farewell: bool,
     /// Requests of a message that found no place yet.
     backlog: std::vec::IntoIter<proto::Request>,
     /// Resolves when the server stops.
@@ -120,6 +124,8 @@ impl Answers {
         Self {
             services,
             incoming: Some(incoming),
+            taken_in: 0,
+            farewell: false,
             backlog: Vec::new().into_iter(),
             stopping: Box::pin(stopping),
             flights: HashMap::new(),
@@ -176,6 +182,7 @@ impl Answers {
 
     /// Sends one request off.
     fn begin(&mut self, request: proto::Request) {
+        self.taken_in += 1;
         let id = request.id;
         let Some(kind) = request.kind else {
             let error = error::of(Code::InvalidArgument, "the request has no kind");
@@ -353,7 +360,10 @@ impl Answers {
         } else {
             self.out.drain(..count).collect()
         };
-        Some(proto::StreamResponse { responses })
+        Some(proto::StreamResponse {
+            responses,
+            taken_in: None,
+        })
     }
 }
 
@@ -368,6 +378,7 @@ impl Stream for Answers {
         }
         if this.incoming.is_some() && this.stopping.as_mut().poll(cx).is_ready() {
             this.incoming = None;
+            this.farewell = true;
         }
         loop {
             if let Err(status) = this.take_in(cx) {
@@ -380,7 +391,12 @@ impl Stream for Answers {
             }
             let ended = this.incoming.is_none() && this.backlog.len() == 0;
             if ended && this.flights.is_empty() {
-                return Poll::Ready(None);
+                // What the client had sent and nobody took in is not lost without a word.
+                let last = std::mem::take(&mut this.farewell).then(|| proto::StreamResponse {
+                    responses: Vec::new(),
+                    taken_in: Some(this.taken_in),
+                });
+                return Poll::Ready(last.map(Ok));
             }
             if !more {
                 return Poll::Pending;

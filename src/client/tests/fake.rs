@@ -23,6 +23,8 @@ pub(crate) enum Act {
     Silence,
     /// Ends the stream with an error status; what was not answered is lost.
     Break,
+    /// Ends the stream as a node does that goes down: it has taken in what came before this request.
+    Farewell,
 }
 
 impl Act {
@@ -131,6 +133,7 @@ impl Kv for Service {
         let shared = Arc::clone(&self.0);
         let mut incoming = request.into_inner();
         tokio::spawn(async move {
+            let mut taken_in = 0;
             while let Some(Ok(message)) = incoming.next().await {
                 shared.messages.lock().push(message.requests.len());
                 let mut responses = Vec::new();
@@ -152,19 +155,36 @@ impl Kv for Service {
                                     id,
                                     kind: Some(kind),
                                 }];
-                                let late = Ok(v1::StreamResponse { responses });
+                                let late = Ok(v1::StreamResponse {
+                                    responses,
+                                    taken_in: None,
+                                });
                                 drop(sender.send(late).await);
                             });
                         }
                         Act::Silence => {}
+                        Act::Farewell => {
+                            let last = v1::StreamResponse {
+                                responses,
+                                taken_in: Some(taken_in),
+                            };
+                            let _gone = sender.send(Ok(last)).await;
+                            return;
+                        }
                         Act::Break => {
                             let _gone = sender.send(Err(Status::aborted("scripted break"))).await;
                             return;
                         }
                     }
+                    taken_in += 1;
                 }
                 if !responses.is_empty() {
-                    let _gone = sender.send(Ok(v1::StreamResponse { responses })).await;
+                    let _gone = sender
+                        .send(Ok(v1::StreamResponse {
+                            responses,
+                            taken_in: None,
+                        }))
+                        .await;
                 }
             }
         });

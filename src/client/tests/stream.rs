@@ -150,6 +150,30 @@ async fn the_stream_finds_a_node_that_comes_back() {
 }
 
 #[tokio::test]
+async fn what_a_node_that_goes_down_did_not_look_at_is_not_lost() {
+    let fake = Fake::start(|kind| match key_number(&kind) {
+        0 => Act::put(7),
+        1 => Act::Silence,
+        _ => Act::Farewell,
+    })
+    .await;
+    let stream = stream(&fake);
+    // A connection before, so that ids don't begin with the connection.
+    stream.call(put("0"), LONG).await.expect("an answer");
+    let results = join_all((1..4).map(|number| stream.call(put(number.to_string()), LONG))).await;
+    for (number, result) in (1..).zip(results) {
+        match result.expect_err("the node went down") {
+            Error::ConnectionLost { .. } => assert_eq!(number, 1, "it was taken in"),
+            Error::ShuttingDown { message } => {
+                assert!(number > 1, "request {number} was taken in");
+                assert!(message.contains("did not look at"), "{message}");
+            }
+            other => panic!("{other}"),
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_broken_stream_leaves_the_outcome_open_and_is_reopened() {
     let fake = Fake::start(|kind| match key_number(&kind) {
         1 => Act::Break,

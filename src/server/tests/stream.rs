@@ -303,9 +303,14 @@ async fn a_stopping_server_ends_its_streams_once_they_are_answered() {
     let stopped = node.stop();
     let answered = async {
         tokio::time::sleep(Duration::from_millis(10)).await;
+        client.send(vec![put(2, "b")]).await;
         machine.release(|| Err(Refused::Busy));
         let answers = client.collect(1).await;
         assert_eq!(code(&answers[&1]), Some(Code::Busy));
+        // Too late: nobody takes it in any more.
+        let last = tokio::time::timeout(PATIENCE, client.answers.message()).await;
+        let last = last.expect("in time").expect("no error").expect("a word");
+        assert_eq!((last.responses.len(), last.taken_in), (0, Some(1)));
         assert!(client.next().await.is_none());
     };
     tokio::join!(stopped, answered);
