@@ -42,7 +42,7 @@ use crate::{
 
 /// How often readiness and free disk space are looked at.
 const WATCH_INTERVAL: Duration = Duration::from_millis(200);
-const DISK_INTERVAL: Duration = Duration::from_secs(1);
+const DISK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Why a node did not start, or ended.
 #[derive(Debug, thiserror::Error)]

@@ -10,8 +10,9 @@ use crate::harness::{Cluster, Plan, Split, ask, get, put, value};
 
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Between two writes: the node looks at its disk once a second, and the reserve must hold what is written meanwhile.
-const PAUSE: Duration = Duration::from_millis(40);
+/// Between two writes: the node looks at its disk ten times a second, and the reserve must hold what is written
+/// meanwhile.
+const PAUSE: Duration = Duration::from_millis(5);
 
 /// Writes until a write fails; returns how many did not.
 fn fill(cluster: &Cluster) -> (usize, Error) {
