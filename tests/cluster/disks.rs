@@ -6,7 +6,7 @@ use flotilla::client::Error;
 use flotilla_faultfs::FaultFs;
 use flotilla_proto::v1::Consistency;
 
-use crate::harness::{Cluster, Plan, Split, ask, get, put, value};
+use flotilla_harness::{Cluster, Plan, Split, ask, get, put, value};
 
 const TIMEOUT: Duration = Duration::from_secs(30);
 

@@ -24,7 +24,7 @@ use tonic::{
     transport::{Channel, Endpoint},
 };
 
-use crate::harness::{Cluster, Plan, Split, get, put, value};
+use flotilla_harness::{Cluster, Plan, Split, get, put, value};
 
 const TIMEOUT: Duration = Duration::from_secs(30);
 

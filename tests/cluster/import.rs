@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use crate::harness::{Cluster, Plan, Split, records};
+use flotilla_harness::{Cluster, Plan, Split, records};
 
 /// Records that are imported.
 const RECORDS: usize = 300_000;

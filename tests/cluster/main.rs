@@ -1,8 +1,7 @@
 //! Real processes: three nodes that are killed, stopped, cut off and filled up while real clients use them. What is
 //! decided inside a shard is tested in `flotilla-shards`; here it is shown that the thin shell around it keeps the
-//! promises of the README.
+//! promises of the README. The cluster of a test, and the network between its nodes, come from `flotilla-harness`.
 //!
-//! - [`harness`]: the cluster of a test, and the network between its nodes.
 //! - [`import`]: a real data set through kills and pauses.
 //! - [`reads`], [`writes`]: what clients were promised, while nodes are cut off, stand still and die.
 //! - [`recovery`]: followers that come back.
@@ -13,7 +12,6 @@
 //! - [`start`]: what ends a node, and with which exit code.
 
 mod disks;
-mod harness;
 mod hostile;
 mod import;
 mod overload;

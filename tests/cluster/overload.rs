@@ -7,7 +7,7 @@ use flotilla::client::{
     stream::{NodeStream, StreamOptions},
 };
 
-use crate::harness::{Cluster, Plan, Split, ask, put};
+use flotilla_harness::{Cluster, Plan, Split, ask, put};
 
 /// Writes that are offered at once, and the bytes of each.
 const WRITES: usize = 8_000;

@@ -5,7 +5,7 @@ use std::{process::Command, time::Duration};
 use flotilla_proto::v1::{Consistency, show_shard_request::Which};
 use flotilla_shards::genesis::GENESIS_TERM;
 
-use crate::harness::{Cluster, Plan, Split, address, end, get, put, value};
+use flotilla_harness::{Cluster, Plan, Split, address, end, get, put, value};
 
 const TIMEOUT: Duration = Duration::from_secs(30);
 

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use flotilla::client::{Error, Result};
 use flotilla_proto::v1::{Consistency, response, show_shard_request::Which};
 
-use crate::harness::{Cluster, Plan, ask, get, put, value};
+use flotilla_harness::{Cluster, Plan, ask, get, put, value};
 
 /// `raft.election_timeout` of these clusters.
 const ELECTION_TIMEOUT: Duration = Duration::from_millis(500);

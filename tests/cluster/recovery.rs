@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use flotilla_proto::v1::show_shard_request::Which;
 
-use crate::harness::{Cluster, Plan, Split};
+use flotilla_harness::{Cluster, Plan, Split};
 
 #[test]
 fn a_follower_that_was_down_beyond_compaction_returns_by_snapshot() {

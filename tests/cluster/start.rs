@@ -4,7 +4,7 @@ use std::{fs, time::Duration};
 
 use flotilla_proto::v1::Consistency;
 
-use crate::harness::{Cluster, Plan, Split, address, end, get, put, value};
+use flotilla_harness::{Cluster, Plan, Split, address, end, get, put, value};
 
 /// One node that is a cluster.
 fn alone() -> Plan {

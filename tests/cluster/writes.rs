@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, thread, time::Duration};
 
 use flotilla_proto::v1::{self, condition, operation, request, response};
 
-use crate::harness::{
+use flotilla_harness::{
     Cluster, Plan, ask, get,
     load::{Load, assert_kept},
     net::Party,

@@ -4,11 +4,9 @@
 use std::time::Instant;
 
 use flotilla_faultfs::{PowerLoss, Stalled};
+use flotilla_harness::load::{Acknowledged, Load, assert_kept};
 
-use crate::{
-    cluster::Cluster,
-    load::{Acknowledged, Load, assert_kept},
-};
+use crate::start;
 
 const DISK_FULL: i32 = 13;
 const SYNC_FAILED: i32 = 14;
@@ -16,7 +14,7 @@ const STALLED: i32 = 17;
 
 #[test]
 fn a_node_whose_sync_fails_ends_and_has_acknowledged_nothing_that_it_lost() {
-    let Some(mut cluster) = Cluster::start("a sync that fails", 8, &[]) else {
+    let Some(mut cluster) = start("a sync that fails", 8, &[]) else {
         return;
     };
     let mut acknowledged = Acknowledged::new();
@@ -29,8 +27,8 @@ fn a_node_whose_sync_fails_ends_and_has_acknowledged_nothing_that_it_lost() {
         cluster.kill(third);
         let load = Load::begin(&cluster, &round.to_string());
         load.until_more(&cluster, 50);
-        let failed = cluster.disks[faulty].counters().failed_syncs;
-        cluster.disks[faulty].fail_sync(after, folder);
+        let failed = cluster.disk(faulty).counters().failed_syncs;
+        cluster.disk(faulty).fail_sync(after, folder);
         let status = cluster.wait(faulty);
         let log = cluster.logged(faulty);
         assert_eq!(status.code(), Some(SYNC_FAILED), "{folder}: {log}");
@@ -38,7 +36,7 @@ fn a_node_whose_sync_fails_ends_and_has_acknowledged_nothing_that_it_lost() {
             log.contains("error: storage::") && log.contains("Input/output error"),
             "{log}"
         );
-        assert_eq!(cluster.disks[faulty].counters().failed_syncs, failed + 1);
+        assert_eq!(cluster.disk(faulty).counters().failed_syncs, failed + 1);
         acknowledged.extend(load.end(&cluster));
         // What was acknowledged must be on the disk of the faulty one, since the third has nothing of it.
         cluster.kill(other);
@@ -56,25 +54,25 @@ fn a_node_whose_sync_fails_ends_and_has_acknowledged_nothing_that_it_lost() {
 
 #[test]
 fn a_node_whose_disk_is_full_ends_and_returns_when_there_is_space() {
-    let Some(mut cluster) = Cluster::start("a full disk", 8, &[]) else {
+    let Some(mut cluster) = start("a full disk", 8, &[]) else {
         return;
     };
     let load = Load::begin(&cluster, "load");
     load.until_more(&cluster, 50);
     let full = cluster.leader("key", &[]);
-    cluster.disks[full].fill_up();
+    cluster.disk(full).fill_up();
     let status = cluster.wait(full);
     let log = cluster.logged(full);
     assert_eq!(status.code(), Some(DISK_FULL), "{log}");
     assert!(log.contains("No space left on device"), "{log}");
-    assert!(cluster.disks[full].counters().full_calls > 0);
+    assert!(cluster.disk(full).counters().full_calls > 0);
     load.until_more(&cluster, 100);
     // On a disk that is still full it says so again.
     cluster.start_node(full);
     let status = cluster.wait(full);
     assert_eq!(status.code(), Some(DISK_FULL), "{}", cluster.logged(full));
     let acknowledged = load.end(&cluster);
-    cluster.disks[full].set_capacity(None);
+    cluster.disk(full).set_capacity(None);
     cluster.start_node(full);
     cluster.until_all_serve();
     assert_kept(&cluster, full, &acknowledged, "with space again");
@@ -83,13 +81,13 @@ fn a_node_whose_disk_is_full_ends_and_returns_when_there_is_space() {
 
 #[test]
 fn leaderships_leave_a_node_whose_disk_stalls() {
-    let Some(cluster) = Cluster::start("a stalled disk", 8, &[]) else {
+    let Some(cluster) = start("a stalled disk", 8, &[]) else {
         return;
     };
     let load = Load::begin(&cluster, "load");
     load.until_more(&cluster, 50);
     let stalled = cluster.leader("key", &[]);
-    cluster.disks[stalled].stall(Stalled::Syncs, None);
+    cluster.disk(stalled).stall(Stalled::Syncs, None);
     let begin = Instant::now();
     cluster.leader("key", &[stalled]);
     let time = begin.elapsed();
@@ -103,9 +101,9 @@ fn leaderships_leave_a_node_whose_disk_stalls() {
         begin.elapsed()
     );
     load.until_more(&cluster, 200);
-    assert!(cluster.disks[stalled].counters().stalled_calls > 0);
+    assert!(cluster.disk(stalled).counters().stalled_calls > 0);
     // It was a matter of seconds: the node goes on as if nothing had been.
-    cluster.disks[stalled].heal();
+    cluster.disk(stalled).heal();
     let acknowledged = load.end(&cluster);
     cluster.until_all_serve();
     assert_kept(&cluster, stalled, &acknowledged, "after the stall");
@@ -115,13 +113,13 @@ fn leaderships_leave_a_node_whose_disk_stalls() {
 #[test]
 fn a_node_whose_disk_never_answers_ends() {
     let settings = [("storage.stall_limit", "2s")];
-    let Some(mut cluster) = Cluster::start("a dead disk", 8, &settings) else {
+    let Some(mut cluster) = start("a dead disk", 8, &settings) else {
         return;
     };
     let load = Load::begin(&cluster, "load");
     load.until_more(&cluster, 50);
     let dead = cluster.leader("key", &[]);
-    cluster.disks[dead].stall(Stalled::Changes, None);
+    cluster.disk(dead).stall(Stalled::Changes, None);
     let begin = Instant::now();
     cluster.until("the node gives up", |cluster| {
         let log = cluster.logged(dead);
@@ -130,7 +128,7 @@ fn a_node_whose_disk_never_answers_ends() {
     eprintln!("it gave up after {:?}", begin.elapsed());
     load.until_more(&cluster, 100);
     // The system lets a process go when its last call of the disk has returned.
-    cluster.disks[dead].heal();
+    cluster.disk(dead).heal();
     let status = cluster.wait(dead);
     assert_eq!(status.code(), Some(STALLED), "{}", cluster.logged(dead));
     let acknowledged = load.end(&cluster);

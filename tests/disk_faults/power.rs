@@ -7,17 +7,20 @@ use std::{
 };
 
 use flotilla_faultfs::{Loss, PowerLoss};
-
-use crate::{
-    cluster::{Cluster, PATIENCE, rounds, seeded},
+use flotilla_harness::{
+    PATIENCE,
     load::{Acknowledged, Load, assert_kept},
+    seeded,
 };
+use flotilla_proto::v1::show_shard_request::Which;
+
+use crate::{rounds, start};
 
 #[test]
 fn all_nodes_lose_their_power_at_random_moments_and_nothing_acknowledged_is_lost() {
     let rounds = rounds(PowerLoss::ALL.len());
     let mut random = seeded();
-    let Some(mut cluster) = Cluster::start("power loss of all nodes", 8, &[]) else {
+    let Some(mut cluster) = start("power loss of all nodes", 8, &[]) else {
         return;
     };
     let mut acknowledged = Acknowledged::new();
@@ -75,10 +78,11 @@ fn a_node_that_loses_its_power_in_the_middle_of_a_snapshot_gets_another() {
     ];
     let rounds = rounds(HOW.len());
     let mut random = seeded();
-    let Some(mut cluster) = Cluster::start("power loss during a snapshot", 2, &[]) else {
+    let Some(mut cluster) = start("power loss during a snapshot", 2, &[]) else {
         return;
     };
     let key = "v";
+    let which = Which::Key(key.into());
     let follower = (cluster.leader(key, &[]) + 1) % cluster.len();
     let mut acknowledged = Acknowledged::new();
     let mut during = 0;
@@ -87,12 +91,15 @@ fn a_node_that_loses_its_power_in_the_middle_of_a_snapshot_gets_another() {
             cluster.kill(follower);
         }
         let leader = cluster.leader(key, &[follower]);
-        let behind = cluster.replica(leader, key).expect("it answers").last_index;
+        let behind = cluster
+            .replica(leader, &which)
+            .expect("it answers")
+            .last_index;
         let load = Load::begin(&cluster, &round.to_string());
         cluster.until(
             "the leader's log begins behind the follower's end",
             |cluster| {
-                let replica = cluster.replica(leader, key);
+                let replica = cluster.replica(leader, &which);
                 replica.is_some_and(|replica| replica.compacted > behind)
             },
         );
@@ -101,7 +108,7 @@ fn a_node_that_loses_its_power_in_the_middle_of_a_snapshot_gets_another() {
         // Until files of a snapshot are there: being written, complete, or about to be taken over.
         let begin = Instant::now();
         while begin.elapsed() < PATIENCE {
-            let files = cluster.disks[follower].files();
+            let files = cluster.disk(follower).files();
             if files.iter().any(|(path, _)| path.starts_with("snapshots")) {
                 during += 1;
                 break;

@@ -2,12 +2,14 @@
 
 use std::{collections::BTreeMap, fs, path::PathBuf};
 
+use flotilla_harness::{
+    Cluster,
+    load::{Acknowledged, Load, assert_complete, assert_kept, assert_written},
+    seeded,
+};
 use flotilla_proto::v1::Consistency;
 
-use crate::{
-    cluster::{Cluster, rounds, seeded},
-    load::{Acknowledged, Load, assert_complete, assert_kept, assert_written},
-};
+use crate::{rounds, start};
 
 const CORRUPTION: i32 = 15;
 /// The node whose disk rots.
@@ -30,7 +32,7 @@ const KINDS: [Kind; 9] = [
 
 /// The largest file of a kind, with its size.
 fn largest(cluster: &Cluster, kind: Kind) -> Option<(PathBuf, u64)> {
-    let files = cluster.disks[ROTTEN].files().into_iter();
+    let files = cluster.disk(ROTTEN).files().into_iter();
     let of_kind = files.filter(|(path, size)| {
         let path = path.to_string_lossy();
         *size > 0 && path.starts_with(kind.0) && path.ends_with(kind.1)
@@ -49,9 +51,10 @@ fn ends_or_is_right(cluster: &mut Cluster, acknowledged: &Acknowledged, when: &s
             break 'ends true;
         }
         for how in [Consistency::Serializable, Consistency::Linearizable] {
-            let Ok(found) = cluster.rows(ROTTEN, how) else {
+            let Ok(found) = cluster.try_rows(ROTTEN, how) else {
                 break 'ends true;
             };
+            let found = found.into_iter().collect();
             assert_written(&found, when);
             if how == Consistency::Linearizable {
                 assert_complete(&found, acknowledged, when);
@@ -76,7 +79,7 @@ fn a_bit_that_flips_in_any_file_is_found_at_the_next_start() {
     /// Damage in the last block of the WAL looks like the torn end that a crash leaves.
     const WAL_BLOCK: u64 = 32 << 10;
     let mut random = seeded();
-    let Some(mut cluster) = Cluster::start("flipped bits", 8, &[]) else {
+    let Some(mut cluster) = start("flipped bits", 8, &[]) else {
         return;
     };
     let load = Load::begin(&cluster, "load");
@@ -103,7 +106,7 @@ fn a_bit_that_flips_in_any_file_is_found_at_the_next_start() {
         }
         let (byte, bit) = (random.u64(..end), random.u8(..8));
         let when = format!("bit {bit} of byte {byte} of {}", path.display());
-        let disk = &cluster.disks[ROTTEN];
+        let disk = cluster.disk(ROTTEN);
         disk.flip_bit(&path, byte, bit).expect("it is there");
         let flipped = fs::read(disk.path().join(&path)).expect("it is there");
         cluster.start_node(ROTTEN);
@@ -115,7 +118,7 @@ fn a_bit_that_flips_in_any_file_is_found_at_the_next_start() {
             counts.1 += 1;
         }
         // Unless the node has written the file anew.
-        let disk = &cluster.disks[ROTTEN];
+        let disk = cluster.disk(ROTTEN);
         if fs::read(disk.path().join(&path)).ok() == Some(flipped) {
             disk.flip_bit(&path, byte, bit).expect("it is there");
         }
@@ -136,7 +139,7 @@ fn a_bit_that_flips_in_any_file_is_found_at_the_next_start() {
 
 #[test]
 fn rows_that_rot_under_a_running_node_are_never_served() {
-    let Some(mut cluster) = Cluster::start("rows that rot", 2, &[]) else {
+    let Some(mut cluster) = start("rows that rot", 2, &[]) else {
         return;
     };
     let kind = ("state/", ".sst");
@@ -150,7 +153,7 @@ fn rows_that_rot_under_a_running_node_are_never_served() {
     cluster.start_node(ROTTEN);
     cluster.until_all_serve();
     cluster.until("a file has rotted", |cluster| {
-        let disk = &cluster.disks[ROTTEN];
+        let disk = cluster.disk(ROTTEN);
         let (path, size) = largest(cluster, kind).expect("it was there");
         // A compaction may take it away meanwhile.
         let flips = (1..8).map(|part| disk.flip_bit(&path, part * size / 8, part as u8));

@@ -3,16 +3,19 @@
 //! Nodes reach each other, and clients reach them, through the proxies of [`net`]. Everything lies in a temporary folder
 //! and ends with the test, however that ends; a failing test prints the end of each node's log. What waits, waits for a
 //! condition, with a patience that only a broken cluster exhausts.
+//!
+//! The binary is the one that lies beside the test's own: tests that use this crate belong to the package `flotilla`,
+//! which has it built for them.
 
-pub(crate) mod address;
-pub(crate) mod load;
-pub(crate) mod net;
+pub mod address;
+pub mod load;
+pub mod net;
 mod process;
-pub(crate) mod records;
+pub mod records;
 
 use std::{
     collections::BTreeMap,
-    fs,
+    env, fs,
     io::{Read as _, Write as _},
     net::{SocketAddr, TcpStream},
     path::{Path, PathBuf},
@@ -21,32 +24,49 @@ use std::{
     time::{Duration, Instant},
 };
 
+use fastrand::Rng;
 use flotilla::client::{self, Admin, Client, stream::NodeStream};
+use flotilla_faultfs::{FaultFs, Loss, PowerLoss};
 use flotilla_proto::v1::{self, request, response, show_shard_request::Which};
 use tokio::{runtime::Runtime, task::JoinHandle};
 
 use self::{net::Net, process::Process};
 
 /// How long anything may take before the test gives up: far above what it takes on a busy machine.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
+pub const PATIENCE: Duration = Duration::from_secs(120);
 /// Between two looks at a condition.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 /// How long one node may take to say how it is.
 const ASK_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What a cluster is like.
-pub(crate) struct Plan {
-    pub(crate) nodes: usize,
-    /// Where the keyspace is cut.
-    pub(crate) split: Split,
-    /// Settings of all nodes, as `section.key` and value, over the defaults.
-    pub(crate) settings: Vec<(&'static str, &'static str)>,
-    /// Where everything lies.
-    pub(crate) folder: tempfile::TempDir,
+/// Draws of this run, from the seed of the environment (`FLOTILLA_TEST_SEED`) or a new one, which is shown if the test
+/// fails.
+pub fn seeded() -> Rng {
+    let given = env::var("FLOTILLA_TEST_SEED").ok();
+    let seed = given.map_or_else(|| fastrand::u64(..), |seed| seed.parse().expect("a number"));
+    eprintln!("FLOTILLA_TEST_SEED={seed}");
+    Rng::with_seed(seed)
 }
 
-pub(crate) enum Split {
+/// What a cluster is like.
+pub struct Plan {
+    /// How many.
+    pub nodes: usize,
+    /// Where the keyspace is cut.
+    pub split: Split,
+    /// Settings of all nodes, as `section.key` and value, over the defaults.
+    pub settings: Vec<(&'static str, &'static str)>,
+    /// Disks that fail on command, of the first nodes; the data of the others lies in the folder.
+    pub disks: Vec<FaultFs>,
+    /// Where everything lies.
+    pub folder: tempfile::TempDir,
+}
+
+/// Where the keyspace is cut.
+pub enum Split {
+    /// Into so many shards of equal size.
     Even(u32),
+    /// At these keys.
     At(Vec<String>),
 }
 
@@ -56,13 +76,14 @@ impl Default for Plan {
             nodes: 3,
             split: Split::Even(8),
             settings: Vec::new(),
+            disks: Vec::new(),
             folder: tempfile::tempdir().expect("a temporary folder"),
         }
     }
 }
 
 /// See the module. Must be used by the thread that made it: nodes die with the thread that started them.
-pub(crate) struct Cluster {
+pub struct Cluster {
     plan: Plan,
     nodes: Vec<Node>,
     net: Net,
@@ -83,14 +104,14 @@ struct Node {
 
 impl Cluster {
     /// Starts all nodes and makes them a cluster that serves.
-    pub(crate) fn start(plan: Plan) -> Self {
+    pub fn start(plan: Plan) -> Self {
         let mut cluster = Self::start_apart(plan);
         cluster.init();
         cluster
     }
 
     /// Starts all nodes, which are no cluster yet.
-    pub(crate) fn start_apart(plan: Plan) -> Self {
+    pub fn start_apart(plan: Plan) -> Self {
         let runtime = Runtime::new().expect("threads");
         let nodes: Vec<Node> = (0..plan.nodes)
             .map(|_| Node {
@@ -116,7 +137,7 @@ impl Cluster {
     }
 
     /// Makes the nodes a cluster and waits until all of it serves.
-    pub(crate) fn init(&mut self) {
+    pub fn init(&mut self) {
         let keys = self.folder().join("split-keys");
         let arguments = match &self.plan.split {
             Split::Even(shards) => ["--shards".to_owned(), shards.to_string()],
@@ -137,39 +158,58 @@ impl Cluster {
     }
 
     /// Number of nodes.
-    pub(crate) fn len(&self) -> usize {
+    #[expect(clippy::len_without_is_empty, reason = "a cluster is never empty")]
+    pub fn len(&self) -> usize {
         self.nodes.len()
     }
 
     /// The network between nodes, and between clients and nodes.
-    pub(crate) fn net(&self) -> &Net {
+    pub fn net(&self) -> &Net {
         &self.net
     }
 
     /// Where clients and other nodes reach a node.
-    pub(crate) fn address(&self, node: usize) -> String {
+    pub fn address(&self, node: usize) -> String {
         let Node { listen, moved, .. } = self.nodes[node];
         let address = if moved { listen } else { self.net.front(node) };
         address.to_string()
     }
 
     /// Where a node's status is served.
-    pub(crate) fn status_address(&self, node: usize) -> SocketAddr {
+    pub fn status_address(&self, node: usize) -> SocketAddr {
         self.nodes[node].status
     }
 
     /// The node's id in the cluster.
-    pub(crate) fn id(&self, node: usize) -> u64 {
+    pub fn id(&self, node: usize) -> u64 {
         self.nodes[node].id
     }
 
-    pub(crate) fn folder(&self) -> &Path {
+    /// Where everything lies but for the data on [`Plan::disks`].
+    pub fn folder(&self) -> &Path {
         self.plan.folder.path()
     }
 
     /// A node's data folder.
-    pub(crate) fn data(&self, node: usize) -> PathBuf {
-        self.folder().join(format!("node{node}"))
+    pub fn data(&self, node: usize) -> PathBuf {
+        self.plan.disks.get(node).map_or_else(
+            || self.folder().join(format!("node{node}")),
+            |disk| disk.path().to_owned(),
+        )
+    }
+
+    /// A node's disk, of those in [`Plan::disks`].
+    pub fn disk(&self, node: usize) -> &FaultFs {
+        &self.plan.disks[node]
+    }
+
+    /// Kills a node if it runs, and takes the power from its disk.
+    pub fn lose_power(&mut self, node: usize, how: PowerLoss, seed: u64) -> Loss {
+        if self.runs(node) {
+            self.kill(node);
+        }
+        let loss = self.plan.disks[node].power_loss(how, seed);
+        loss.expect("the machine's own disk works")
     }
 
     fn log(&self, node: usize) -> PathBuf {
@@ -177,17 +217,17 @@ impl Cluster {
     }
 
     /// All that a node has logged.
-    pub(crate) fn logged(&self, node: usize) -> String {
+    pub fn logged(&self, node: usize) -> String {
         fs::read_to_string(self.log(node)).unwrap_or_default()
     }
 
     /// The command that starts a node: the same at each start.
-    pub(crate) fn node_command(&self, node: usize) -> Command {
+    pub fn node_command(&self, node: usize) -> Command {
         self.other_command(node, &[])
     }
 
     /// As the command that starts a node, with some of its flags otherwise.
-    pub(crate) fn other_command(&self, node: usize, other: &[(&str, &str)]) -> Command {
+    pub fn other_command(&self, node: usize, other: &[(&str, &str)]) -> Command {
         let Node { listen, status, .. } = &self.nodes[node];
         let addresses: Vec<String> = (0..self.len()).map(|node| self.address(node)).collect();
         let data = self.data(node);
@@ -221,14 +261,14 @@ impl Cluster {
     }
 
     /// Gives a node that does not run another address, past the proxies.
-    pub(crate) fn relocate(&mut self, node: usize) {
+    pub fn relocate(&mut self, node: usize) {
         assert!(self.nodes[node].process.is_none(), "node {node} runs");
         self.nodes[node].listen = address::fresh();
         self.nodes[node].moved = true;
     }
 
     /// Starts a node that does not run.
-    pub(crate) fn start_node(&mut self, node: usize) {
+    pub fn start_node(&mut self, node: usize) {
         assert!(self.nodes[node].process.is_none(), "node {node} runs");
         let mut processes = self.net.processes();
         let process = Process::start(self.node_command(node), &self.log(node));
@@ -243,19 +283,25 @@ impl Cluster {
     }
 
     /// SIGKILL.
-    pub(crate) fn kill(&mut self, node: usize) {
+    pub fn kill(&mut self, node: usize) {
         self.process(node).kill();
         self.ended(node);
     }
 
     /// SIGTERM; returns how the process ended.
-    pub(crate) fn terminate(&mut self, node: usize) -> ExitStatus {
+    pub fn terminate(&mut self, node: usize) -> ExitStatus {
         self.process(node).terminate();
         self.wait(node)
     }
 
+    /// Whether a node that was started has ended by itself; [`Cluster::wait`] tells how.
+    pub fn has_ended(&self, node: usize) -> bool {
+        let process = self.nodes[node].process.as_ref();
+        process.is_some_and(Process::has_ended)
+    }
+
     /// Waits until a node ends by itself.
-    pub(crate) fn wait(&mut self, node: usize) -> ExitStatus {
+    pub fn wait(&mut self, node: usize) -> ExitStatus {
         let status = self.process(node).wait(PATIENCE);
         let status = status.unwrap_or_else(|| panic!("node {node} still runs after {PATIENCE:?}"));
         self.ended(node);
@@ -269,29 +315,34 @@ impl Cluster {
     }
 
     /// SIGSTOP.
-    pub(crate) fn pause(&mut self, node: usize) {
+    pub fn pause(&mut self, node: usize) {
         self.process(node).pause();
         self.nodes[node].paused = true;
     }
 
     /// SIGCONT.
-    pub(crate) fn resume(&mut self, node: usize) {
+    pub fn resume(&mut self, node: usize) {
         self.process(node).resume();
         self.nodes[node].paused = false;
     }
 
+    /// Whether a node has been started and not been seen to end.
+    pub fn runs(&self, node: usize) -> bool {
+        self.nodes[node].process.is_some()
+    }
+
     /// Whether the process of a node runs and is not paused.
-    pub(crate) fn is_up(&self, node: usize) -> bool {
+    pub fn is_up(&self, node: usize) -> bool {
         self.nodes[node].process.is_some() && !self.nodes[node].paused
     }
 
     /// The process's memory: the greatest amount that it has had so far, in bytes.
-    pub(crate) fn peak_memory(&mut self, node: usize) -> u64 {
+    pub fn peak_memory(&mut self, node: usize) -> u64 {
         self.process(node).peak_memory()
     }
 
     /// A command of the command line, told all nodes.
-    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
+    pub fn command(&self, arguments: &[&str]) -> Command {
         let endpoints: Vec<String> = (0..self.len()).map(|node| self.address(node)).collect();
         let mut command = process::command();
         command.args(["--endpoints", &endpoints.join(","), "--timeout", "60s"]);
@@ -300,17 +351,17 @@ impl Cluster {
     }
 
     /// Runs a command of the command line to its end.
-    pub(crate) fn run(&self, arguments: &[&str]) -> Output {
+    pub fn run(&self, arguments: &[&str]) -> Output {
         self.command(arguments).output().expect("the binary starts")
     }
 
     /// Waits for a condition.
-    pub(crate) fn until(&self, what: &str, mut done: impl FnMut(&Self) -> bool) {
+    pub fn until(&self, what: &str, mut done: impl FnMut(&Self) -> bool) {
         self.until_some(what, |cluster| done(cluster).then_some(()));
     }
 
     /// Waits for something.
-    pub(crate) fn until_some<T>(&self, what: &str, mut get: impl FnMut(&Self) -> Option<T>) -> T {
+    pub fn until_some<T>(&self, what: &str, mut get: impl FnMut(&Self) -> Option<T>) -> T {
         let begin = Instant::now();
         loop {
             if let Some(found) = get(self) {
@@ -321,12 +372,13 @@ impl Cluster {
         }
     }
 
-    pub(crate) fn block_on<T>(&self, future: impl Future<Output = T>) -> T {
+    /// Runs something to its end.
+    pub fn block_on<T>(&self, future: impl Future<Output = T>) -> T {
         self.runtime.block_on(future)
     }
 
     /// Runs something beside the test.
-    pub(crate) fn spawn<T: Send + 'static>(
+    pub fn spawn<T: Send + 'static>(
         &self,
         future: impl Future<Output = T> + Send + 'static,
     ) -> JoinHandle<T> {
@@ -334,20 +386,20 @@ impl Cluster {
     }
 
     /// A client as programs have it.
-    pub(crate) fn client(&self, options: client::Options) -> Client {
+    pub fn client(&self, options: client::Options) -> Client {
         let endpoints = (0..self.len()).map(|node| self.address(node));
         let client = self.block_on(Client::connect(endpoints, options));
         client.expect("a node answers")
     }
 
     /// A connection to one node, which gets every request that is sent over it.
-    pub(crate) fn stream(&self, node: usize) -> NodeStream {
+    pub fn stream(&self, node: usize) -> NodeStream {
         let _inside = self.runtime.enter();
         NodeStream::new(self.address(node), Default::default()).expect("an address")
     }
 
     /// Asks one node, once.
-    pub(crate) fn ask(
+    pub fn ask(
         &self,
         node: usize,
         kind: request::Kind,
@@ -358,13 +410,13 @@ impl Cluster {
     }
 
     /// The operators' side of one node.
-    pub(crate) fn admin(&self, node: usize) -> Admin {
+    pub fn admin(&self, node: usize) -> Admin {
         let _inside = self.runtime.enter();
         Admin::new([self.address(node)], ASK_TIMEOUT).expect("an address")
     }
 
     /// What a node says of itself, if it answers.
-    pub(crate) fn status(&self, node: usize) -> Option<v1::StatusResponse> {
+    pub fn status(&self, node: usize) -> Option<v1::StatusResponse> {
         if !self.is_up(node) {
             return None;
         }
@@ -372,23 +424,28 @@ impl Cluster {
         answers.pop().and_then(|(_, answer)| answer.ok())
     }
 
-    /// Waits until a node is ready and knows a leader for each of its shards.
-    pub(crate) fn until_serves(&self, node: usize) {
+    /// Whether a node is ready and knows a leader for each of its shards.
+    pub fn serves(&self, node: usize) -> bool {
+        let status = self.status(node);
+        status.is_some_and(|status| status.ready && status.shards_without_leader == 0)
+    }
+
+    /// Waits until a node serves.
+    pub fn until_serves(&self, node: usize) {
         self.until(&format!("node {node} serves"), |cluster| {
-            let status = cluster.status(node);
-            status.is_some_and(|status| status.ready && status.shards_without_leader == 0)
+            cluster.serves(node)
         });
     }
 
     /// Waits until all nodes serve.
-    pub(crate) fn until_all_serve(&self) {
+    pub fn until_all_serve(&self) {
         for node in 0..self.len() {
             self.until_serves(node);
         }
     }
 
     /// A shard's replica on a node, if there is an answer.
-    pub(crate) fn replica(&self, node: usize, which: &Which) -> Option<v1::ReplicaInfo> {
+    pub fn replica(&self, node: usize, which: &Which) -> Option<v1::ReplicaInfo> {
         if !self.is_up(node) {
             return None;
         }
@@ -398,7 +455,7 @@ impl Cluster {
     }
 
     /// Waits until a node leads the shard of a key, other than the ones left out.
-    pub(crate) fn leader(&self, key: &str, except: &[usize]) -> usize {
+    pub fn leader(&self, key: &str, except: &[usize]) -> usize {
         let which = Which::Key(key.to_owned().into());
         self.until_some(&format!("the shard of {key} has a leader"), |cluster| {
             let others = (0..cluster.len()).filter(|node| !except.contains(node));
@@ -410,13 +467,13 @@ impl Cluster {
     }
 
     /// All shards, as a node sees them.
-    pub(crate) fn shards(&self, node: usize) -> Vec<v1::ShardInfo> {
+    pub fn shards(&self, node: usize) -> Vec<v1::ShardInfo> {
         let shards = self.block_on(self.admin(node).list_shards());
         shards.unwrap_or_else(|error| panic!("the shards of node {node}: {error}"))
     }
 
     /// Waits until all replicas of each shard have applied the same, and fails unless their content is the same then.
-    pub(crate) fn assert_replicas_agree(&self) {
+    pub fn assert_replicas_agree(&self) {
         for shard in self.shards(0) {
             let shard = shard.descriptor.unwrap_or_default().shard_id;
             let sums = self.until_some(&format!("shard {shard} is alike applied"), |cluster| {
@@ -438,31 +495,45 @@ impl Cluster {
     }
 
     /// All rows, read linearizably from this node, which is not helped by a client that knows a better one.
-    pub(crate) fn rows(&self, node: usize) -> Vec<(String, String)> {
+    pub fn rows(&self, node: usize) -> Vec<(String, String)> {
+        self.try_rows(node, v1::Consistency::Linearizable)
+            .unwrap_or_else(|error| panic!("a scan through node {node}: {error}"))
+    }
+
+    /// All rows that a node finds, or what it says instead.
+    ///
+    /// # Errors
+    /// The node's.
+    pub fn try_rows(
+        &self,
+        node: usize,
+        how: v1::Consistency,
+    ) -> client::Result<Vec<(String, String)>> {
         let stream = self.stream(node);
         let mut rows = Vec::new();
         let mut start = bytes::Bytes::new();
         loop {
             let scan = request::Kind::Scan(v1::ScanRequest {
                 start,
+                consistency: how.into(),
                 ..v1::ScanRequest::default()
             });
-            let page = match self.block_on(ask(&stream, scan, PATIENCE)) {
-                Ok(response::Kind::Scan(page)) => page,
-                other => panic!("a scan through node {node}: {other:?}"),
+            let page = match self.block_on(ask(&stream, scan, PATIENCE))? {
+                response::Kind::Scan(page) => page,
+                other => panic!("not the answer to a scan: {other:?}"),
             };
-            let text = |bytes: bytes::Bytes| String::from_utf8(bytes.to_vec()).expect("text");
+            let text = |bytes: bytes::Bytes| String::from_utf8_lossy(&bytes).into_owned();
             let page_rows = page.rows.into_iter();
             rows.extend(page_rows.map(|row| (text(row.key), text(row.value))));
             match page.next {
                 Some(next) => start = next,
-                None => return rows,
+                None => return Ok(rows),
             }
         }
     }
 
     /// One of the node's metrics, as `name` or `name{label="value"}`.
-    pub(crate) fn metric(&self, node: usize, name: &str) -> f64 {
+    pub fn metric(&self, node: usize, name: &str) -> f64 {
         let page = http_get(self.nodes[node].status, "/metrics");
         let value = page
             .lines()
@@ -482,13 +553,15 @@ impl Drop for Cluster {
                 eprintln!("end of the log of node {node}:\n{tail}\n");
             }
         }
+        // A process that waits for its disk can't be killed.
+        self.plan.disks.clear();
         // Before the proxies end, so that nobody notices.
         self.nodes.clear();
     }
 }
 
 /// Sends one request over a stream; it leaves also if nobody waits for its answer yet.
-pub(crate) fn ask(
+pub fn ask(
     stream: &NodeStream,
     kind: request::Kind,
     timeout: Duration,
@@ -502,14 +575,14 @@ pub(crate) fn ask(
 }
 
 /// How a command ends that can't go on, and what it says.
-pub(crate) fn end(mut command: Command) -> (Option<i32>, String) {
+pub fn end(mut command: Command) -> (Option<i32>, String) {
     let output = command.output().expect("the binary starts");
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
     (output.status.code(), text)
 }
 
 /// A read of one key.
-pub(crate) fn get(key: &str, consistency: v1::Consistency) -> request::Kind {
+pub fn get(key: &str, consistency: v1::Consistency) -> request::Kind {
     request::Kind::Get(v1::GetRequest {
         key: key.to_owned().into(),
         consistency: consistency.into(),
@@ -517,7 +590,7 @@ pub(crate) fn get(key: &str, consistency: v1::Consistency) -> request::Kind {
 }
 
 /// A write of one key, without a session.
-pub(crate) fn put(key: &str, value: &str) -> request::Kind {
+pub fn put(key: &str, value: &str) -> request::Kind {
     request::Kind::Put(v1::PutRequest {
         key: key.to_owned().into(),
         value: value.to_owned().into(),
@@ -526,7 +599,7 @@ pub(crate) fn put(key: &str, value: &str) -> request::Kind {
 }
 
 /// What a read has found.
-pub(crate) fn value(answer: response::Kind) -> Option<String> {
+pub fn value(answer: response::Kind) -> Option<String> {
     match answer {
         response::Kind::Get(answer) => answer
             .value
@@ -536,7 +609,7 @@ pub(crate) fn value(answer: response::Kind) -> Option<String> {
 }
 
 /// The body of a page of a status port.
-pub(crate) fn http_get(address: SocketAddr, path: &str) -> String {
+pub fn http_get(address: SocketAddr, path: &str) -> String {
     let mut stream = TcpStream::connect(address).expect("the status port is open");
     let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
     stream

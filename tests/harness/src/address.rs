@@ -10,7 +10,7 @@ use std::{
 /// A loopback address of this process alone (127.64.0.0/10, by process id), so that tests that run at the same time
 /// can't meet; with a port below those that the system gives to outgoing connections, so that a node that was killed
 /// finds its port free when it comes back.
-pub(crate) fn fresh() -> SocketAddr {
+pub fn fresh() -> SocketAddr {
     static NEXT: AtomicU16 = AtomicU16::new(10_000);
     let [_, high, middle, low] = process::id().to_be_bytes();
     let own = Ipv4Addr::new(127, 64 | (high & 63), middle, low);

@@ -17,16 +17,19 @@ use super::Cluster;
 /// Writers at the same time.
 const WRITERS: usize = 16;
 
+/// Acknowledged writes, by key.
+pub type Acknowledged = BTreeMap<String, String>;
+
 /// Clients that write new keys, and what was acknowledged to them.
-pub(crate) struct Load {
+pub struct Load {
     stop: Arc<AtomicBool>,
-    acknowledged: Arc<Mutex<BTreeMap<String, String>>>,
+    acknowledged: Arc<Mutex<Acknowledged>>,
     writers: Vec<JoinHandle<()>>,
 }
 
 impl Load {
     /// Begins to write keys that hold a name which no other load has.
-    pub(crate) fn begin(cluster: &Cluster, name: &str) -> Self {
+    pub fn begin(cluster: &Cluster, name: &str) -> Self {
         let client = cluster.client(Options {
             timeout: Duration::from_secs(3),
             ..Options::default()
@@ -46,8 +49,18 @@ impl Load {
         }
     }
 
+    fn count(&self) -> usize {
+        self.acknowledged.lock().expect("no panic").len()
+    }
+
+    /// Waits until so many more writes have been acknowledged.
+    pub fn until_more(&self, cluster: &Cluster, more: usize) {
+        let before = self.count();
+        cluster.until("the cluster takes writes", |_| self.count() > before + more);
+    }
+
     /// Stops, and returns what was acknowledged.
-    pub(crate) fn end(self, cluster: &Cluster) -> BTreeMap<String, String> {
+    pub fn end(self, cluster: &Cluster) -> Acknowledged {
         self.stop.store(true, Ordering::Relaxed);
         for writer in self.writers {
             cluster.block_on(writer).expect("no panic");
@@ -59,7 +72,7 @@ impl Load {
 async fn write(
     client: Client,
     name: String,
-    acknowledged: Arc<Mutex<BTreeMap<String, String>>>,
+    acknowledged: Arc<Mutex<Acknowledged>>,
     stop: Arc<AtomicBool>,
 ) {
     for number in 0_usize.. {
@@ -76,25 +89,31 @@ async fn write(
     }
 }
 
-/// What a load writes under a key: every piece of it tells whose it is.
+/// What is written under a key, of up to a few sectors: every piece of it tells whose it is.
 fn value_of(key: &str) -> String {
     let pieces = key.bytes().map(usize::from).sum::<usize>() % 97;
     format!("value of {key};").repeat(1 + pieces)
 }
 
-/// Reads everything through a node: all that was acknowledged, and nothing that nobody wrote.
-pub(crate) fn assert_kept(
-    cluster: &Cluster,
-    node: usize,
-    acknowledged: &BTreeMap<String, String>,
-    when: &str,
-) {
-    let found: BTreeMap<String, String> = cluster.rows(node).into_iter().collect();
+/// Fails if a row is there that nobody wrote.
+pub fn assert_written(found: &Acknowledged, when: &str) {
+    let strange = found.iter().find(|(key, value)| **value != value_of(key));
+    assert_eq!(strange, None, "{when}: nobody wrote it");
+}
+
+/// Fails if something acknowledged is not there.
+pub fn assert_complete(found: &Acknowledged, acknowledged: &Acknowledged, when: &str) {
     let mut rows = acknowledged.iter();
     let lost = rows.find(|(key, value)| found.get(*key) != Some(value));
     let (count, all) = (found.len(), acknowledged.len());
     assert_eq!(lost, None, "{when}: of {all} acknowledged; {count} found");
-    let strange = found.iter().find(|(key, value)| **value != value_of(key));
-    assert_eq!(strange, None, "{when}: nobody wrote it");
+}
+
+/// Reads everything through a node: all that was acknowledged, and nothing that nobody wrote.
+pub fn assert_kept(cluster: &Cluster, node: usize, acknowledged: &Acknowledged, when: &str) {
+    let found = cluster.rows(node).into_iter().collect();
+    assert_written(&found, when);
+    assert_complete(&found, acknowledged, when);
+    let (count, all) = (found.len(), acknowledged.len());
     eprintln!("{when}: {all} acknowledged, {count} found");
 }

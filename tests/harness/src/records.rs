@@ -10,7 +10,7 @@ use std::{
 const LIST: &str = "/usr/share/dict/american-english-insane";
 
 /// So many words, evenly from the whole list, each with the number of its line.
-pub(crate) fn words(count: usize) -> BTreeMap<String, String> {
+pub fn words(count: usize) -> BTreeMap<String, String> {
     let text = std::fs::read_to_string(LIST)
         .unwrap_or_else(|error| panic!("{LIST}: {error}; run scripts/setup, which installs it"));
     let lines: Vec<&str> = text.lines().collect();
@@ -24,14 +24,14 @@ pub(crate) fn words(count: usize) -> BTreeMap<String, String> {
 }
 
 /// Keys that cut records into so many parts of equal length.
-pub(crate) fn split_keys(records: &BTreeMap<String, String>, parts: usize) -> Vec<String> {
+pub fn split_keys(records: &BTreeMap<String, String>, parts: usize) -> Vec<String> {
     let places = (1..parts).map(|part| part * records.len() / parts);
     let keys: Vec<&String> = records.keys().collect();
     places.map(|place| keys[place].clone()).collect()
 }
 
 /// Writes records as `flotilla import` reads them.
-pub(crate) fn write_ndjson(path: &Path, records: &BTreeMap<String, String>) {
+pub fn write_ndjson(path: &Path, records: &BTreeMap<String, String>) {
     let mut file = BufWriter::new(File::create(path).expect("the folder is writable"));
     for (key, value) in records {
         let record = serde_json::json!({ "key": key, "value": value });

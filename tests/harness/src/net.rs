@@ -35,7 +35,7 @@ const CHUNKS: usize = 64;
 
 /// An end of a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Party {
+pub enum Party {
     /// Everybody who is no node.
     Client,
     /// A node of the cluster, by its number in the test.
@@ -52,7 +52,7 @@ struct Link {
 }
 
 /// All links, and the proxies in front of the nodes.
-pub(crate) struct Net {
+pub struct Net {
     shared: Arc<Shared>,
     fronts: Vec<SocketAddr>,
 }
@@ -81,7 +81,7 @@ impl Shared {
 
 impl Net {
     /// Proxies in front of nodes that listen at these addresses.
-    pub(crate) fn new(runtime: &Handle, behind: Vec<SocketAddr>) -> Self {
+    pub fn new(runtime: &Handle, behind: Vec<SocketAddr>) -> Self {
         let parties = behind.len() + 1;
         let shared = Arc::new(Shared {
             processes: Mutex::new(vec![None; behind.len()]),
@@ -103,25 +103,25 @@ impl Net {
     }
 
     /// Where others reach a node.
-    pub(crate) fn front(&self, node: usize) -> SocketAddr {
+    pub fn front(&self, node: usize) -> SocketAddr {
         self.fronts[node]
     }
 
     /// The nodes' process ids. Held while a node starts, so that its first connection is known as its own.
-    pub(crate) fn processes(&self) -> MutexGuard<'_, Vec<Option<u32>>> {
+    pub fn processes(&self) -> MutexGuard<'_, Vec<Option<u32>>> {
         let processes = self.shared.processes.lock();
         processes.unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Loses what goes from one to the other, until the link is healed.
-    pub(crate) fn cut(&self, from: Party, to: Party) {
+    pub fn cut(&self, from: Party, to: Party) {
         self.shared
             .link(from, to)
             .send_modify(|link| link.cut = true);
     }
 
     /// Ends cuts and delays of one direction.
-    pub(crate) fn heal(&self, from: Party, to: Party) {
+    pub fn heal(&self, from: Party, to: Party) {
         self.shared.link(from, to).send_modify(|link| {
             link.cut = false;
             link.delay = Duration::ZERO;
@@ -129,7 +129,7 @@ impl Net {
     }
 
     /// Cuts a node off from all other nodes, in both directions; clients still reach it.
-    pub(crate) fn isolate(&self, node: usize) {
+    pub fn isolate(&self, node: usize) {
         for other in (0..self.fronts.len()).filter(|other| *other != node) {
             self.cut(Party::Node(node), Party::Node(other));
             self.cut(Party::Node(other), Party::Node(node));
@@ -137,7 +137,7 @@ impl Net {
     }
 
     /// Ends all cuts and delays.
-    pub(crate) fn heal_all(&self) {
+    pub fn heal_all(&self) {
         let nodes = (0..self.fronts.len()).map(Party::Node);
         let parties: Vec<Party> = nodes.chain([Party::Client]).collect();
         for from in &parties {
@@ -148,14 +148,14 @@ impl Net {
     }
 
     /// Everything from one to the other arrives this much later.
-    pub(crate) fn delay(&self, from: Party, to: Party, delay: Duration) {
+    pub fn delay(&self, from: Party, to: Party, delay: Duration) {
         self.shared
             .link(from, to)
             .send_modify(|link| link.delay = delay);
     }
 
     /// Breaks all connections between the two with a reset; new ones can be made.
-    pub(crate) fn reset(&self, one: Party, other: Party) {
+    pub fn reset(&self, one: Party, other: Party) {
         for (from, to) in [(one, other), (other, one)] {
             self.shared
                 .link(from, to)
@@ -284,6 +284,7 @@ fn socket(own: SocketAddr, other: SocketAddr) -> Option<String> {
     })
 }
 
+#[cfg(test)]
 mod tests {
     use std::{
         io::{Read as _, Write as _},

@@ -3,7 +3,7 @@
 use std::{
     env,
     fs::{self, File},
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     thread,
     time::{Duration, Instant},
@@ -11,11 +11,26 @@ use std::{
 
 use rustix::process::{Pid, Signal, kill_process};
 
+/// The binary that was built along with this test: cargo puts tests into a folder beside it.
+fn binary() -> PathBuf {
+    let test = env::current_exe().expect("Linux tells");
+    let target = test.parent().and_then(Path::parent);
+    let binary = target
+        .expect("tests lie in target/PROFILE/deps")
+        .join("flotilla");
+    assert!(
+        binary.exists(),
+        "{}: not built; run tests by `cargo test -p flotilla`",
+        binary.display()
+    );
+    binary
+}
+
 /// The binary, in an environment without settings of its own. It dies with the thread that starts it: a test that is
 /// killed leaves nothing behind, not even a process that stands still.
-pub(super) fn command() -> Command {
+pub(crate) fn command() -> Command {
     let mut command = Command::new("setpriv");
-    command.args(["--pdeathsig", "KILL", env!("CARGO_BIN_EXE_flotilla")]);
+    command.args(["--pdeathsig", "KILL"]).arg(binary());
     let names = env::vars_os().map(|(name, _)| name);
     for name in names.filter(|name| name.to_string_lossy().starts_with("FLOTILLA_")) {
         command.env_remove(name);
@@ -24,11 +39,11 @@ pub(super) fn command() -> Command {
 }
 
 /// Killed when dropped.
-pub(super) struct Process(Child);
+pub(crate) struct Process(Child);
 
 impl Process {
     /// Starts a node whose log is appended to a file.
-    pub(super) fn start(mut command: Command, log: &Path) -> Self {
+    pub(crate) fn start(mut command: Command, log: &Path) -> Self {
         let log = File::options().create(true).append(true).open(log);
         let child = command
             .stdin(Stdio::null())
@@ -39,7 +54,7 @@ impl Process {
         Self(child)
     }
 
-    pub(super) fn id(&self) -> u32 {
+    pub(crate) fn id(&self) -> u32 {
         self.0.id()
     }
 
@@ -47,39 +62,46 @@ impl Process {
         kill_process(Pid::from_child(&self.0), signal).expect("the process is our child");
     }
 
-    pub(super) fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         self.0.kill().expect("the process is our child");
         self.0.wait().expect("the process is our child");
     }
 
-    pub(super) fn terminate(&self) {
+    pub(crate) fn terminate(&self) {
         self.signal(Signal::TERM);
     }
 
     /// Returns when the process stands still.
-    pub(super) fn pause(&self) {
+    pub(crate) fn pause(&self) {
         self.signal(Signal::STOP);
-        let stat = format!("/proc/{}/stat", self.id());
-        loop {
-            let stat = fs::read_to_string(&stat).expect("the process is our child");
-            // The state follows the name, which may hold anything but ends with the last parenthesis.
-            if stat
-                .rsplit(") ")
-                .next()
-                .is_some_and(|rest| rest.starts_with('T'))
-            {
-                return;
-            }
+        while self.state() != 'T' {
             thread::sleep(Duration::from_millis(1));
         }
     }
 
-    pub(super) fn resume(&self) {
+    /// Whether it has ended and nobody has asked how.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.state() == 'Z'
+    }
+
+    /// The letter that the system gives to what the process does.
+    fn state(&self) -> char {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.id()));
+        let stat = stat.expect("the process is our child");
+        // It follows the name, which may hold anything but ends with the last parenthesis.
+        let state = stat
+            .rsplit(") ")
+            .next()
+            .and_then(|rest| rest.chars().next());
+        state.expect("Linux tells the state of a process")
+    }
+
+    pub(crate) fn resume(&self) {
         self.signal(Signal::CONT);
     }
 
     /// How it ended, or none if it runs on for so long.
-    pub(super) fn wait(&mut self, patience: Duration) -> Option<ExitStatus> {
+    pub(crate) fn wait(&mut self, patience: Duration) -> Option<ExitStatus> {
         let begin = Instant::now();
         loop {
             let status = self.0.try_wait().expect("the process is our child");
@@ -90,7 +112,7 @@ impl Process {
         }
     }
 
-    pub(super) fn peak_memory(&self) -> u64 {
+    pub(crate) fn peak_memory(&self) -> u64 {
         let path = format!("/proc/{}/status", self.id());
         let status = fs::read_to_string(path).expect("the process is our child");
         let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
