@@ -34,5 +34,6 @@ pub mod node;
 pub mod raft;
 pub mod range_map;
 pub mod recovery;
+pub mod service;
 pub mod value;
 pub mod wire;

@@ -1,12 +1,13 @@
 //! One request, as often as it takes: the retry policy.
 //!
-//! A request is tried until it is answered, its deadline passes or an error says that trying again can't help. What may
-//! be tried again depends on what a second try could do: a read, or a write with a session, does no harm; a write
-//! without a session is tried again only after an error that proves that nothing was written.
+//! The rules are in [`flotilla_shards::service::retry`]: a read, or a write with a session, does no harm when it is tried
+//! again; a write without a session is tried again only after an error that proves that nothing was written.
 
 use std::time::Duration;
 
 use flotilla_proto::v1::{Request, request, response};
+pub(super) use flotilla_shards::service::retry::Repeat;
+use flotilla_shards::service::retry::{Failed, Tries};
 use tokio::time::Instant;
 
 use super::{
@@ -16,26 +17,8 @@ use super::{
     stream::answer_travels,
 };
 
-const PAUSE_FIRST: Duration = Duration::from_millis(10);
-const PAUSE_LAST: Duration = Duration::from_millis(500);
-
-/// What a second try of a request could do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Repeat {
-    /// It reads.
-    Read,
-    /// It writes, once: a repeat is given the first answer.
-    Once,
-    /// It writes, each time.
-    Write,
-}
-
-impl Repeat {
-    /// Whether a request that ended in `error` may be sent again.
-    pub(super) fn allows(self, error: &Error) -> bool {
-        error.is_transient() && (self != Self::Write || error.nothing_written())
-    }
-}
+/// When a request that found no place among those in flight should come back.
+const CROWDED: Duration = Duration::from_millis(500);
 
 impl Client {
     /// Sends a request to the shard at `place` until it is answered.
@@ -59,20 +42,15 @@ impl Client {
                     "{} requests of this client are in flight, the most that it may have",
                     options.max_in_flight
                 ),
-                retry_after: PAUSE_LAST,
+                retry_after: CROWDED,
             });
         };
         let _permit = permit.expect("the semaphore is never closed");
         let routes = &self.shared.routes;
-        let mut maybe_written = false;
-        let mut failures = 0;
+        let mut tries = Tries::new(repeat);
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            // A try that hangs must leave time for another one, if another one is allowed.
-            let timeout = match repeat {
-                Repeat::Read | Repeat::Once => left.min(options.try_timeout),
-                Repeat::Write => left,
-            };
+            let timeout = tries.time(left, options.try_timeout);
             let target = routes.target(place);
             let request = Request {
                 kind: Some(kind.clone()),
@@ -88,24 +66,27 @@ impl Client {
                 },
                 Err(error) => error,
             };
-            maybe_written |= repeat != Repeat::Read && !error.nothing_written();
-            let at_once = routes.learn(&target, &error) && failures < 3;
-            failures += 1;
-            let pause = if at_once {
-                Duration::ZERO
-            } else {
-                pause(failures, &error, &mut self.random())
+            let failed = Failed {
+                transient: error.is_transient(),
+                nothing_written: error.nothing_written(),
+                named_another: routes.learn(&target, &error),
+                retry_after: match &error {
+                    Error::Busy { retry_after, .. } => *retry_after,
+                    _ => Duration::ZERO,
+                },
             };
-            if !repeat.allows(&error) || Instant::now() + pause >= last_try {
+            let pause = tries.failed(failed, &mut self.random());
+            let pause = pause.filter(|pause| Instant::now() + *pause < last_try);
+            let Some(pause) = pause else {
                 return Err(match error {
-                    error if !maybe_written => error,
+                    error if !tries.maybe_written() => error,
                     Error::OutcomeUnknown { message } => Error::OutcomeUnknown { message },
                     error => Error::OutcomeUnknown {
                         message: error.to_string(),
                     },
                 });
-            }
-            if !at_once {
+            };
+            if !pause.is_zero() {
                 tokio::time::sleep(pause).await;
                 if wants_refresh(&error) {
                     // If no node answers, the request will say so itself.
@@ -130,19 +111,9 @@ fn wants_refresh(error: &Error) -> bool {
     )
 }
 
-/// Before try `failures + 1`: doubling, half of it random, and no less than the node asks for.
-fn pause(failures: u32, error: &Error, random: &mut fastrand::Rng) -> Duration {
-    let full = PAUSE_LAST.min(PAUSE_FIRST * 2_u32.pow(failures.min(10)));
-    let pause = full / 2 + full.mul_f64(random.f64() / 2.0);
-    match error {
-        Error::Busy { retry_after, .. } => pause.max(*retry_after),
-        _ => pause,
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use flotilla_proto::v1::{self, error::Code};
+    use flotilla_proto::v1;
 
     use super::*;
 
@@ -182,9 +153,12 @@ mod tests {
     }
 
     fn names(repeat: Repeat) -> Vec<String> {
+        let again = |error: &&Error| {
+            error.is_transient() && (repeat != Repeat::Write || error.nothing_written())
+        };
         errors()
             .iter()
-            .filter(|error| repeat.allows(error))
+            .filter(again)
             .map(|error| match error {
                 Error::DeadlineExceeded { sent: true, .. } => "deadline_exceeded, sent".to_owned(),
                 error => error.kind().to_owned(),
@@ -226,23 +200,5 @@ mod tests {
         ];
         assert_eq!(names(Repeat::Once), expected);
         assert_eq!(names(Repeat::Read), expected);
-    }
-
-    #[test]
-    fn pauses_grow_to_a_bound_and_respect_the_node() {
-        let mut random = fastrand::Rng::with_seed(1);
-        let unavailable = Error::from(v1::Error {
-            code: Code::Unavailable.into(),
-            ..v1::Error::default()
-        });
-        for failures in 1..100 {
-            let pause = pause(failures, &unavailable, &mut random);
-            assert!(pause >= PAUSE_FIRST / 2 && pause <= PAUSE_LAST, "{pause:?}");
-        }
-        let busy = Error::Busy {
-            message: String::new(),
-            retry_after: Duration::from_secs(3),
-        };
-        assert_eq!(pause(1, &busy, &mut random), Duration::from_secs(3));
     }
 }

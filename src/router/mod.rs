@@ -18,15 +18,14 @@ use std::{
 };
 
 use arc_swap::{ArcSwap, Guard};
-use bytes::Bytes;
 use dashmap::DashMap;
 use flotilla_proto::v1 as proto;
 use flotilla_shards::{
     descriptor::Descriptor,
     engine::RoleChange,
     ids::{NodeId, ShardId},
-    raft::Role,
     range_map::RangeMap,
+    service::{Route, Routes, leaders::LeaderView},
 };
 use parking_lot::Mutex;
 use tokio::{
@@ -42,43 +41,12 @@ const WAITERS_MAX: usize = 64 * 1024;
 /// Why there is no way for a request.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RouteError {
-    /// The map has a gap: the shard's descriptor is not known here yet.
-    #[error("no shard is known for the key \"{}\"", .0.escape_ascii())]
-    UnknownKey(Bytes),
     /// No shard has this id.
     #[error("shard {0} is not known")]
     UnknownShard(ShardId),
     /// Too many requests wait for leaders already.
     #[error("{WAITERS_MAX} requests wait for an election already")]
     TooManyWaiters,
-}
-
-/// Where a shard is.
-#[derive(Clone, Debug)]
-pub struct Route {
-    /// The newest description that is known here.
-    pub descriptor: Arc<Descriptor>,
-    /// The node that leads, as far as known.
-    pub leader: Option<NodeId>,
-    /// Whether this node has a replica.
-    pub local: bool,
-}
-
-/// What is known of one shard's leader.
-#[derive(Clone, Copy, Debug, Default)]
-struct View {
-    /// Role of the local replica; none until it has spoken, or if there is none.
-    role: Option<Role>,
-    /// Whom the local replica follows.
-    own: Option<NodeId>,
-    /// What another node said since.
-    hint: Option<NodeId>,
-}
-
-impl View {
-    fn leader(&self) -> Option<NodeId> {
-        self.hint.or(self.own)
-    }
 }
 
 /// How many replicas this node has.
@@ -100,7 +68,7 @@ pub struct Router {
     nodes: ArcSwap<BTreeMap<NodeId, Arc<proto::Node>>>,
     /// Held while `map` or `nodes` is replaced.
     changing: Mutex<()>,
-    views: DashMap<ShardId, View>,
+    views: DashMap<ShardId, LeaderView>,
     stripes: [Notify; STRIPES],
     waiters: AtomicUsize,
 }
@@ -133,28 +101,6 @@ impl Router {
         self.local
     }
 
-    /// The shard that holds `key`.
-    ///
-    /// # Errors
-    /// [`RouteError::UnknownKey`].
-    pub fn route(&self, key: &[u8]) -> Result<Route, RouteError> {
-        let descriptor = self.map.load().lookup(key).cloned();
-        descriptor
-            .map(|descriptor| self.with_leader(descriptor))
-            .ok_or_else(|| RouteError::UnknownKey(Bytes::copy_from_slice(key)))
-    }
-
-    /// The shard that holds the greatest key below `end`; an empty end is above all keys.
-    ///
-    /// # Errors
-    /// [`RouteError::UnknownKey`].
-    pub fn route_before(&self, end: &[u8]) -> Result<Route, RouteError> {
-        let descriptor = self.map.load().lookup_before(end).cloned();
-        descriptor
-            .map(|descriptor| self.with_leader(descriptor))
-            .ok_or_else(|| RouteError::UnknownKey(Bytes::copy_from_slice(end)))
-    }
-
     /// The shard with this id.
     ///
     /// # Errors
@@ -164,16 +110,6 @@ impl Router {
         descriptor
             .map(|descriptor| self.with_leader(descriptor))
             .ok_or(RouteError::UnknownShard(shard))
-    }
-
-    /// A descriptor with what is known of its leader.
-    #[must_use]
-    pub fn with_leader(&self, descriptor: Arc<Descriptor>) -> Route {
-        Route {
-            leader: self.leader(descriptor.shard),
-            local: descriptor.replica_on(self.local).is_some(),
-            descriptor,
-        }
     }
 
     /// The node that leads a shard, as far as known.
@@ -204,38 +140,25 @@ impl Router {
 
     /// The local replica's role or leader changed: its word replaces what others said.
     pub fn note_change(&self, change: &RoleChange) {
-        let view = View {
-            role: Some(change.role),
-            own: change.leader,
-            hint: None,
-        };
+        let view = LeaderView::of_replica(change);
         self.views.insert(change.shard, view);
-        if view.own.is_some() {
+        if view.leader().is_some() {
             self.wake(change.shard);
         }
     }
 
-    /// Another node named a leader. The local replica knows better if it leads itself.
+    /// Another node named a leader.
     pub fn note_leader(&self, shard: ShardId, leader: NodeId) {
-        if leader == NodeId::NONE {
-            return;
+        let news = self.views.entry(shard).or_default().note_leader(leader);
+        if news {
+            self.wake(shard);
         }
-        {
-            let mut view = self.views.entry(shard).or_default();
-            if view.role == Some(Role::Leader) || view.leader() == Some(leader) {
-                return;
-            }
-            view.hint = (view.own != Some(leader)).then_some(leader);
-        }
-        self.wake(shard);
     }
 
-    /// A node that was named the leader says that it is not, and knows no other: forgets the hint.
+    /// A node that was named the leader says that it is not, and knows no other.
     pub fn note_not_leader(&self, shard: ShardId, node: NodeId) {
-        if let Some(mut view) = self.views.get_mut(&shard)
-            && view.hint == Some(node)
-        {
-            view.hint = None;
+        if let Some(mut view) = self.views.get_mut(&shard) {
+            view.note_not_leader(node);
         }
     }
 
@@ -308,6 +231,32 @@ impl Router {
             count.without_leader += u64::from(leader.is_none());
         }
         count
+    }
+}
+
+impl Routes for &Router {
+    fn local(&self) -> NodeId {
+        self.local
+    }
+
+    fn with_map<R>(&self, look: impl FnOnce(&RangeMap) -> R) -> R {
+        look(&self.map.load())
+    }
+
+    fn leader(&self, shard: ShardId) -> Option<NodeId> {
+        Router::leader(self, shard)
+    }
+
+    fn note_leader(&mut self, shard: ShardId, leader: NodeId) {
+        Router::note_leader(self, shard, leader);
+    }
+
+    fn note_not_leader(&mut self, shard: ShardId, node: NodeId) {
+        Router::note_not_leader(self, shard, node);
+    }
+
+    fn update(&mut self, descriptor: Descriptor) {
+        Router::update(self, Arc::new(descriptor));
     }
 }
 

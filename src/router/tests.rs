@@ -2,9 +2,11 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use bytes::Bytes;
 use flotilla_shards::{
     descriptor::{Epoch, KeyRange, Replica},
-    raft::{ReplicaId, Term},
+    raft::{ReplicaId, Role, Term},
+    service::request as rules,
 };
 use proptest::prelude::*;
 
@@ -58,7 +60,7 @@ fn router() -> Router {
 #[test]
 fn keys_find_their_shard_and_hints_their_leader() {
     let router = router();
-    let route = router.route(b"h").expect("a route");
+    let route = rules::route_key(b"h", &&router).expect("a route");
     assert_eq!(route.descriptor.shard, ShardId(3));
     assert!(route.local);
     assert_eq!(route.leader, None);
@@ -99,12 +101,12 @@ fn a_newer_descriptor_replaces_a_stale_route_and_an_older_one_does_not() {
     router.update(descriptor(3, "g", "k", 2));
     router.update(descriptor(5, "k", "p", 2));
     assert_eq!(
-        router.route(b"m").map(|r| r.descriptor.shard),
+        rules::route_key(b"m", &&router).map(|r| r.descriptor.shard),
         Ok(ShardId(5))
     );
     router.update(descriptor(3, "g", "p", 1));
     assert_eq!(
-        router.route(b"m").map(|r| r.descriptor.shard),
+        rules::route_key(b"m", &&router).map(|r| r.descriptor.shard),
         Ok(ShardId(5))
     );
     assert_eq!(
@@ -113,22 +115,23 @@ fn a_newer_descriptor_replaces_a_stale_route_and_an_older_one_does_not() {
     );
 }
 
-impl PartialEq for Route {
-    fn eq(&self, other: &Self) -> bool {
-        (self.descriptor.shard, self.leader) == (other.descriptor.shard, other.leader)
-    }
-}
-
 #[test]
 fn a_gap_is_an_error_that_names_the_key() {
     let router = Router::new(NodeId(1), [descriptor(2, "c", "g", 1)], []);
-    let error = router.route(b"a").expect_err("a gap");
-    assert_eq!(error.to_string(), "no shard is known for the key \"a\"");
-    assert!(router.route_before(b"").is_err());
-    assert_eq!(
-        router.route_before(b"g").map(|r| r.descriptor.shard),
-        Ok(ShardId(2))
-    );
+    let error = rules::route_key(b"a", &&router).expect_err("a gap");
+    assert_eq!(error.message, "no shard is known for the key \"a\"");
+    let before = |end: &'static [u8]| {
+        let scan = proto::ScanRequest {
+            end: end.into(),
+            reverse: true,
+            ..proto::ScanRequest::default()
+        };
+        rules::route_scan(&scan, &&router)
+            .map(|route| route.descriptor.shard)
+            .map_err(|error| error.message)
+    };
+    assert!(before(b"").is_err());
+    assert_eq!(before(b"g"), Ok(ShardId(2)));
 }
 
 /// One thing that happens to a router.
@@ -188,7 +191,7 @@ proptest! {
                     .find(|(_, start, end)| *start <= key.as_str() && key.as_str() < *end)
                     .map(|(shard, ..)| *shard)
                     .expect("the ranges tile");
-                let route = router.route(key.as_bytes()).expect("a route");
+                let route = rules::route_key(key.as_bytes(), &&router).expect("a route");
                 prop_assert_eq!(route.descriptor.shard.0, shard);
                 let expected = claims.get(&shard).and_then(|claim| claim.2.or(claim.1));
                 prop_assert_eq!(route.leader.map(|node| node.0), expected);

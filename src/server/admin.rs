@@ -7,11 +7,12 @@ use flotilla_shards::{
     descriptor::Descriptor,
     ids::{NodeId, ShardId},
     kv::{StateView, read},
+    service::request as rules,
 };
 use futures_util::future::join_all;
 use tonic::{Request, Response, Status};
 
-use super::{Front, bootstrap, error, request as requests, services::Services};
+use super::{Front, bootstrap, error, services::Services};
 
 /// Shards of one page of a list.
 const PAGE_MAX: usize = 1000;
@@ -159,10 +160,8 @@ impl admin_server::Admin for AdminService {
         let descriptor = match request.into_inner().which {
             Some(Which::ShardId(shard)) => services.descriptor(ShardId(shard))?,
             Some(Which::Key(key)) => {
-                let route = services.router.route(&key);
-                route
-                    .map_err(|error| error::status(&error.into()))?
-                    .descriptor
+                let route = rules::route_key(&key, &services.router.as_ref());
+                route.map_err(|error| error::status(&error))?.descriptor
             }
             None => return Err(Status::invalid_argument("neither key nor shard_id is set")),
         };
@@ -216,9 +215,9 @@ impl admin_server::Admin for AdminService {
 fn checksum(services: &Services, shard: ShardId) -> Result<proto::ChecksumResponse, proto::Error> {
     let mut answer = Err(error::of(Code::Internal, "the state database gave no view"));
     services.state.with_view(&mut |view: &dyn StateView| {
-        answer = requests::shard_state(view, shard).and_then(|state| {
-            let sum = read::checksum(view, &state.descriptor)
-                .map_err(|error| requests::internal(&error))?;
+        answer = rules::shard_state(view, shard).and_then(|state| {
+            let sum =
+                read::checksum(view, &state.descriptor).map_err(|error| rules::internal(&error))?;
             Ok(proto::ChecksumResponse {
                 applied_index: state.applied_index.0,
                 revision: state.revision,

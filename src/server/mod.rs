@@ -1,12 +1,13 @@
 //! The node's gRPC side: what clients, operators and other nodes may ask.
 //!
 //! - `kv`, `stream`: the client API, one request at a time and many at once.
-//! - `call`, `perform`: the way of a request: route, local engine or forward, hold during an election, answer.
+//! - `call`, `perform`: carry out what the rules of a request's way decide: local engine or forward, hold, answer.
 //! - [`services`]: what that stands on; the engine and the state database are traits here.
 //! - `admin`, `peer`, [`bootstrap`]: operators, other nodes, and how nodes become a cluster.
-//! - `error`: the one map from everything that can go wrong to what a client is told.
+//! - `error`: what an error is to gRPC and to the metrics.
 //!
-//! What may not live here: rules about data (see [`flotilla_shards::kv`]) and decisions about shards.
+//! What may not live here: rules about data and requests (see [`flotilla_shards::kv`] and [`flotilla_shards::service`]) and
+//! decisions about shards.
 
 #![allow(
     clippy::result_large_err,

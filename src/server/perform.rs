@@ -7,6 +7,7 @@ use flotilla_shards::{
     descriptor::{Descriptor, KeyRange},
     ids::ShardId,
     kv::StateView,
+    service::request as rules,
 };
 use futures_util::future::{BoxFuture, FutureExt as _, join_all};
 use tokio::{
@@ -15,7 +16,7 @@ use tokio::{
 };
 
 use super::{
-    call::{Call, Completion, Event, Step},
+    call::{Call, Completion, Event, Step, hold},
     error, request as requests,
     services::Services,
 };
@@ -64,10 +65,7 @@ impl Services {
             event = match step {
                 Step::Done(result) => return result,
                 Step::Read(descriptor) => return self.read(call.into_kind(), descriptor).await,
-                Step::Hold(hold) => {
-                    hold.over(&self.router).await?;
-                    Event::Retry
-                }
+                Step::Hold(wait) => hold(wait, &self.router).await,
                 Step::Pending => {
                     let waiting = receiver.expect("a call that is pending has made its completion");
                     match timeout_at(call.deadline(), waiting).await {
@@ -108,13 +106,19 @@ impl Services {
     ) -> Result<response::Kind, proto::Error> {
         let mut result = None;
         self.state.with_view(&mut |view: &dyn StateView| {
-            result = Some(requests::read(kind, descriptor, view, &self.limits));
+            result = Some(rules::read(kind, descriptor, view, &self.limits));
         });
         let result = result
             .unwrap_or_else(|| Err(error::of(Code::Internal, "the state database gave no view")));
         match &result {
             Ok(answer) => self.metrics.read_bytes.inc_by(requests::read_bytes(answer)),
-            Err(error) => self.mend_route(error),
+            Err(error) => {
+                if error.code() == Code::Internal {
+                    let text = &error.message;
+                    tracing::error!(error = text, "a request met an error of this node");
+                }
+                self.mend_route(error);
+            }
         }
         result
     }
@@ -135,11 +139,13 @@ impl Services {
         deadline: Instant,
         forwarded: bool,
     ) -> Result<response::Kind, proto::Error> {
-        requests::check_batch_get(&get, &self.limits)?;
+        rules::check_batch_get(&get, &self.limits)?;
         let consistency = get.consistency;
         let mut parts: Vec<(ShardId, Vec<usize>, proto::BatchGetRequest)> = Vec::new();
         for (position, key) in get.keys.iter().enumerate() {
-            let shard = self.router.route(key)?.descriptor.shard;
+            let shard = rules::route_key(key, &self.router.as_ref())?
+                .descriptor
+                .shard;
             match parts.iter_mut().find(|(known, ..)| *known == shard) {
                 Some((_, positions, part)) => {
                     positions.push(position);
@@ -177,7 +183,7 @@ impl Services {
             }
         }
         if bytes > self.limits.batch_get_bytes {
-            return Err(requests::batch_get_too_large(bytes, &self.limits));
+            return Err(rules::batch_get_too_large(bytes, &self.limits));
         }
         Ok(response::Kind::BatchGet(proto::BatchGetResponse {
             results,
@@ -193,12 +199,12 @@ impl Services {
         forwarded: bool,
     ) -> BoxFuture<'a, Result<response::Kind, proto::Error>> {
         async move {
-            requests::check_scan(&mut scan, &self.limits)?;
+            rules::check_scan(&mut scan, &self.limits)?;
             let mut page = proto::ScanResponse::default();
             let mut bytes = 0;
             loop {
-                let shard = requests::route_scan(&scan, &self.router)?.descriptor;
-                let Some(part) = requests::clip(&scan, &shard.range) else {
+                let shard = rules::route_scan(&scan, &self.router.as_ref())?.descriptor;
+                let Some(part) = rules::clip(&scan, &shard.range) else {
                     return Ok(response::Kind::Scan(page));
                 };
                 let kind = request::Kind::Scan(part);

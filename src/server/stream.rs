@@ -21,7 +21,7 @@ use tokio::time::{Instant, Sleep};
 use tonic::{Status, Streaming};
 
 use super::{
-    call::{Call, Completion, Event, Step},
+    call::{Call, Completion, Event, Step, hold},
     error, request as requests,
     services::{Services, Slot},
 };
@@ -217,7 +217,7 @@ impl Answers {
             return;
         }
         let mut call = Call::new(kind, now, deadline, request.forwarded);
-        let step = call.start(&self.services, || self.ticket(number));
+        let step = call.resume(&self.services, Event::Retry, || self.ticket(number));
         let flight = Flight {
             id,
             call: Some(call),
@@ -241,15 +241,13 @@ impl Answers {
                 };
                 self.finish(flight, result);
             }
-            Step::Hold(hold) => {
+            Step::Hold(wait) => {
                 self.flights.insert(number, flight);
                 let mut ticket = self.ticket(number);
                 let services = Arc::clone(&self.services);
                 tokio::spawn(async move {
-                    match hold.over(&services.router).await {
-                        Ok(()) => ticket.leave(Back::Event(Event::Retry)),
-                        Err(error) => ticket.leave(Back::Answer(Err(error))),
-                    }
+                    let event = hold(wait, &services.router).await;
+                    ticket.leave(Back::Event(event));
                 });
             }
         }

@@ -11,6 +11,9 @@ use tokio::time::sleep;
 
 use super::{Shared, TransportOptions, handshake::Repeats, innermost, peers::Peer, queue::Frames};
 
+/// Tries that may fail before it is told: the first ones do in the ordinary course of starts and stops.
+const QUIET_FAILURES: u32 = 2;
+
 /// How a connection ended.
 enum End {
     /// The transport is stopped.
@@ -48,7 +51,7 @@ pub(super) async fn run(shared: Arc<Shared>, peer: Arc<Peer>, lane: proto::Lane)
                 continue;
             }
             End::Broken(cause) => {
-                if repeats.is_news(&cause) {
+                if failures >= QUIET_FAILURES && repeats.is_news(&cause) {
                     tracing::warn!(node = %peer.id, address, ?lane, cause, "no connection to node; trying again");
                 }
             }

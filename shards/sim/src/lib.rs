@@ -1,8 +1,8 @@
 //! A deterministic simulator of whole clusters: several nodes, many shards, clients, a network, disks and clocks, in one
 //! thread and from one seed.
 //!
-//! The engine, the state machines, sessions, the rules for requests and for recovery are the code that a real node runs
-//! (`flotilla_shards`). What a node's threads do around them is modelled, see `node`'s table; disks, network and
+//! The engine, the state machines, sessions, the rules for requests, routes, tries and recovery are the code that a real
+//! node runs (`flotilla_shards`). What a node's threads do around them is modelled, see `node`'s table; disks, network and
 //! clocks are models that fail in the ways that real ones do. After every event the invariants in `checks` are held
 //! against the whole cluster, from a god's view, and what clients were told is held against what they asked.
 //!

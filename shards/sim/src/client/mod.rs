@@ -2,8 +2,8 @@
 //! time is over, or nothing more can be done.
 //!
 //! What it wants is in [`workload`], of what requests that is made in [`task`] and [`write`]; how often a request is sent,
-//! where to, and what a failure means is here, with the rules and the times of the node's `client::call` and
-//! `client::routes`.
+//! where to, and what a failure means is here: how often is the client library's own code, where to follows the rules of
+//! its `routes`.
 
 pub(crate) mod task;
 pub(crate) mod workload;
@@ -11,6 +11,7 @@ pub(crate) mod write;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use fastrand::Rng;
@@ -19,40 +20,26 @@ use flotilla_proto::v1::{error::Code, request, response};
 use flotilla_shards::ids::{NodeId, ShardId};
 use flotilla_shards::range_map::RangeMap;
 
-use crate::queue::{MILLIS, Micros, SECOND};
+use crate::queue::{Micros, SECOND};
 use crate::rpc::{self, Failure};
 use crate::settings::Settings;
+use flotilla_shards::service::request as rules;
+use flotilla_shards::service::retry::{Failed, Repeat, Tries};
 use task::{Next, Task};
 use workload::Workload;
 use write::Sessions;
 
-const PAUSE_FIRST: Micros = 10 * MILLIS;
-const PAUSE_LAST: Micros = 500 * MILLIS;
 /// Time for the reads at the end of a run.
 const CALM_TIMEOUT: Micros = 30 * SECOND;
 
-/// What a second try of a request could do, as `client::call::Repeat`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Repeat {
-    Read,
-    Once,
-    Write,
-}
-
-impl Repeat {
-    fn of(kind: &request::Kind) -> Self {
-        // A session that is opened twice costs the shard a little memory: as harmless as a read.
-        if !rpc::is_write(kind) || matches!(kind, request::Kind::OpenSession(_)) {
-            Self::Read
-        } else if rpc::is_repeatable(kind) {
-            Self::Once
-        } else {
-            Self::Write
-        }
-    }
-
-    fn allows(self, failure: &Failure) -> bool {
-        failure.is_transient() && (self != Self::Write || failure.nothing_written())
+fn repeat_of(kind: &request::Kind) -> Repeat {
+    // A session that is opened twice costs the shard a little memory: as harmless as a read.
+    if !rules::is_write(kind) || matches!(kind, request::Kind::OpenSession(_)) {
+        Repeat::Read
+    } else if rules::is_repeatable(kind) {
+        Repeat::Once
+    } else {
+        Repeat::Write
     }
 }
 
@@ -70,11 +57,9 @@ pub(crate) enum Ended {
 #[derive(Debug)]
 pub(crate) struct Pending {
     pub(crate) kind: request::Kind,
-    repeat: Repeat,
+    tries: Tries,
     shard: Option<ShardId>,
     deadline: Micros,
-    failures: u32,
-    maybe_written: bool,
     /// The try that is under way; 0 while it pauses.
     try_id: u64,
     target: usize,
@@ -160,12 +145,10 @@ impl Client {
     pub(crate) fn ask(&mut self, kind: request::Kind, now: Micros) -> Move {
         let shard = self.shard_of(&kind);
         self.pending = Some(Pending {
-            repeat: Repeat::of(&kind),
+            tries: Tries::new(repeat_of(&kind)),
             kind,
             shard,
             deadline: self.deadline,
-            failures: 0,
-            maybe_written: false,
             try_id: 0,
             target: 0,
             leads: false,
@@ -201,7 +184,7 @@ impl Client {
         let pinned = self.task.as_ref().and_then(|task| task.pinned);
         let leader = pending.shard.and_then(|shard| self.leaders.get(&shard));
         // Now and then a linearizable read goes to any node, where there may be a follower to serve it.
-        let wander = pending.repeat == Repeat::Read && self.rng.u8(..3) == 0;
+        let wander = pending.tries.repeat() == Repeat::Read && self.rng.u8(..3) == 0;
         let leader = leader.filter(|_| !wander).copied();
         pending.leads = leader.is_some();
         pending.target = pinned.or(leader).unwrap_or_else(|| {
@@ -209,10 +192,11 @@ impl Client {
             self.turn % self.nodes
         });
         let left = pending.deadline.saturating_sub(now);
-        let timeout = match pending.repeat {
-            Repeat::Read | Repeat::Once => left.min(self.try_timeout),
-            Repeat::Write => left,
-        };
+        let time = (pending.tries).time(
+            Duration::from_micros(left),
+            Duration::from_micros(self.try_timeout),
+        );
+        let timeout = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
         Move::Send {
             to: pending.target,
             kind: pending.kind.clone(),
@@ -250,27 +234,35 @@ impl Client {
             }
             Err(failure) => failure,
         };
-        let (repeat, shard, leads) = (pending.repeat, pending.shard, pending.leads);
-        pending.maybe_written |= repeat != Repeat::Read && !failure.nothing_written();
-        let failures = pending.failures;
-        pending.failures += 1;
-        let (maybe_written, deadline) = (pending.maybe_written, pending.deadline);
-        let at_once = self.learn(shard, leads, &failure) && failures < 3;
-        let pause = if at_once {
-            0
-        } else {
-            self.pause(failures + 1, &failure)
+        let (shard, leads, deadline) = (pending.shard, pending.leads, pending.deadline);
+        let failed = Failed {
+            transient: rpc::is_transient(&failure),
+            nothing_written: failure.nothing_written(),
+            named_another: self.learn(shard, leads, &failure),
+            retry_after: match &failure {
+                Failure::Node(error) if error.code() == Code::Busy => {
+                    Duration::from_millis(error.retry_after_ms.into())
+                }
+                _ => Duration::ZERO,
+            },
         };
+        let Some(pending) = &mut self.pending else {
+            unreachable!("it is there, see above");
+        };
+        let pause = pending.tries.failed(failed, &mut self.rng);
+        let pause = pause.map(|pause| u64::try_from(pause.as_micros()).unwrap_or(u64::MAX));
         let pinned = self.task.as_ref().is_some_and(|task| task.pinned.is_some());
-        if pinned || !repeat.allows(&failure) || now + pause >= deadline {
-            self.pending = None;
-            return Move::Ended(if maybe_written {
-                Ended::Unknown
-            } else {
-                Ended::Failed(failure)
-            });
+        match pause {
+            Some(pause) if !pinned && now + pause < deadline => Move::Pause(pause),
+            _ => {
+                let unknown = pending.tries.maybe_written();
+                self.pending = None;
+                Move::Ended(match unknown {
+                    true => Ended::Unknown,
+                    false => Ended::Failed(failure),
+                })
+            }
         }
-        Move::Pause(pause)
     }
 
     /// Takes from a failure what it says about routes. True: enough to try again at once.
@@ -292,22 +284,11 @@ impl Client {
                 self.leaders.remove(&shard);
                 false
             }
-            Failure::Unreachable | Failure::ConnectionLost | Failure::Late if leads => {
+            Failure::Unreachable(_) | Failure::ConnectionLost(_) | Failure::Late(_) if leads => {
                 self.leaders.remove(&shard);
                 false
             }
             _ => false,
-        }
-    }
-
-    fn pause(&mut self, failures: u32, failure: &Failure) -> Micros {
-        let full = PAUSE_LAST.min(PAUSE_FIRST << failures.min(10));
-        let pause = full / 2 + self.rng.u64(..=full / 2);
-        match failure {
-            Failure::Node(error) if error.code() == Code::Busy => {
-                pause.max(u64::from(error.retry_after_ms) * MILLIS)
-            }
-            _ => pause,
         }
     }
 }

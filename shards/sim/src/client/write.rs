@@ -12,7 +12,7 @@ use flotilla_shards::ids::ShardId;
 use flotilla_shards::range_map::RangeMap;
 
 use super::Ended;
-use crate::rpc::Failure;
+use crate::rpc::{self, Failure};
 
 /// A write that finds its session forgotten is given a new one this often.
 const REOPENINGS: u32 = 3;
@@ -137,7 +137,7 @@ impl Write {
                 Progress::Ask(self.begin(sessions, map))
             }
             // Nothing was written yet.
-            Ended::Unknown if self.opening => Progress::Over(Ended::Failed(Failure::Late)),
+            Ended::Unknown if self.opening => Progress::Over(Ended::Failed(rpc::late())),
             Ended::Failed(Failure::Node(error))
                 if error.code() == Code::SessionUnknown && self.reopenings < REOPENINGS =>
             {

@@ -2,20 +2,20 @@
 //!
 //! | here | in the node |
 //! |---|---|
-//! | [`Engine`], state machines, recovery, range map, request rules | the same code |
+//! | [`Engine`], state machines, recovery, range map; requests, routes, tries (`service`) | the same code |
 //! | `inbox`, and turns that take all of it | `runtime::worker` |
 //! | [`Writer`]: gathers appends, one write and one sync, then lets go what waited | `storage::writer` |
 //! | [`Applier`]: rounds, one batch, flushes, installations in order with entries | `runtime::applier` |
-//! | [`router::Router`], [`call::Call`]: where a request goes and what follows from a refusal | `router`, `server::call` |
+//! | [`NodeCall`] and [`router::Router`]: what carries out the decisions about a request | `server::call`, `router` |
 //! | frames and snapshots (`sim`) | `transport` |
 
-pub(crate) mod call;
 pub(crate) mod router;
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use flotilla_proto::v1::Command;
@@ -25,12 +25,13 @@ use flotilla_shards::ids::{NodeId, ShardId};
 use flotilla_shards::kv::{StateBatch, StateMachine};
 use flotilla_shards::raft::{EntryId, Index, Message, SnapshotMeta};
 use flotilla_shards::range_map::RangeMap;
+use flotilla_shards::service::call::Call;
 
 use crate::clock::Clock;
 use crate::disk::log::{LogDisk, LogWrite, SharedLog};
 use crate::disk::state::StateDisk;
 use crate::queue::Micros;
-use call::Call;
+use crate::rpc::Party;
 use router::Router;
 
 /// Received snapshots of a shard that are kept, as in the node's storage.
@@ -152,6 +153,17 @@ pub(crate) struct DiskMood {
     pub(crate) fail_sync: bool,
 }
 
+/// A request that a node works on.
+#[derive(Debug)]
+pub(crate) struct NodeCall {
+    /// Whom the answer goes to, and by which name.
+    pub(crate) from: Party,
+    pub(crate) id: u64,
+    pub(crate) call: Call<Duration>,
+    /// It waits to be started again.
+    pub(crate) held: bool,
+}
+
 /// See the module.
 pub(crate) struct Node {
     pub(crate) id: NodeId,
@@ -174,7 +186,7 @@ pub(crate) struct Node {
     pub(crate) writer: Writer,
     pub(crate) applier: Applier,
     pub(crate) router: Router,
-    pub(crate) calls: BTreeMap<Handle, Call>,
+    pub(crate) calls: BTreeMap<Handle, NodeCall>,
     pub(crate) next_call: Handle,
     /// Calls that wait for a leader.
     pub(crate) waiting: BTreeMap<ShardId, BTreeSet<Handle>>,

@@ -9,8 +9,9 @@ use crate::client::task::{End, Next, Task};
 use crate::client::{Ended, Move};
 use crate::fault::Fault;
 use crate::queue::SECOND;
-use crate::rpc::{self, Failure, Party, Reply, Request};
+use crate::rpc::{self, Party, Reply, Request};
 use crate::trace::Kind;
+use flotilla_shards::service::request as rules;
 
 impl Sim {
     /// A client begins its next task, or goes on after a pause.
@@ -66,7 +67,7 @@ impl Sim {
         match next {
             // A task of many requests ends with its time.
             Next::Ask(_) if now >= self.clients[client].deadline => {
-                let next = self.clients[client].advance(Some(Ended::Failed(Failure::Late)));
+                let next = self.clients[client].advance(Some(Ended::Failed(rpc::late())));
                 self.client_does_last(client, next)
             }
             Next::Ask(kind) => {
@@ -135,7 +136,7 @@ impl Sim {
             return;
         };
         let kind = pending.kind.clone();
-        if !rpc::is_write(&kind) || !rpc::is_repeatable(&kind) {
+        if !rules::is_write(&kind) || !rules::is_repeatable(&kind) {
             return;
         }
         self.faults.note(Fault::Duplication);
@@ -155,7 +156,7 @@ impl Sim {
 
     /// The time of a try is over.
     pub(super) fn try_over(&mut self, client: usize, id: u64) -> Checked {
-        self.client_reply(client, id, Err(Failure::Late))
+        self.client_reply(client, id, Err(rpc::late()))
     }
 
     fn task_over(&mut self, client: usize, mut end: End) -> Checked {

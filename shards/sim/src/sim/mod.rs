@@ -32,6 +32,7 @@ use crate::report::Report;
 use crate::rpc::{Party, Reply, Request};
 use crate::settings::Settings;
 use crate::trace::{Kind, Listener, Trace};
+use flotilla_shards::service::call::Event as CallEvent;
 
 /// What may happen next. Events of a node carry its start: those of an earlier one are stale.
 #[derive(Debug)]
@@ -283,7 +284,7 @@ impl Sim {
             Event::Reply(Party::Node(at, boot), id, reply) => {
                 let kept = reply.clone();
                 if self.awake(at, boot, || Event::Reply(Party::Node(at, boot), id, kept)) {
-                    return self.forwarded_reply(at, id, *reply);
+                    return self.resume_call(at, id, CallEvent::Remote(*reply));
                 }
             }
             Event::Reply(Party::Client(client), id, reply) => {

@@ -115,7 +115,11 @@ impl Sim {
         self.backlog[at].clear();
         for call in calls.into_values() {
             if self.rng.bool() {
-                self.reply_to(call.from, call.id, Err(Failure::ConnectionLost));
+                self.reply_to(
+                    call.from,
+                    call.id,
+                    Err(Failure::ConnectionLost("the node stopped".to_owned())),
+                );
             }
         }
         self.checks.ended(at);

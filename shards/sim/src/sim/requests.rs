@@ -2,10 +2,23 @@
 
 use super::{Event, Sim};
 use crate::checks::Checked;
-use crate::node::call::{self, Call, Local, Step};
-use crate::node::{Handle, Input, Phase};
+use crate::node::{Handle, Input, NodeCall, Phase};
+use crate::queue::Micros;
 use crate::rpc::{Failure, Party, Reply, Request};
 use crate::trace::Kind;
+use flotilla_shards::service::Routes as _;
+use flotilla_shards::service::call::{Call, Event as CallEvent, Step};
+use flotilla_shards::service::{error, request as rules};
+use std::time::Duration;
+
+/// The simulated clock, as calls know it.
+fn moment(now: Micros) -> Duration {
+    Duration::from_micros(now)
+}
+
+fn micros(moment: Duration) -> Micros {
+    u64::try_from(moment.as_micros()).unwrap_or(u64::MAX)
+}
 
 impl Sim {
     /// Sends a request to a node.
@@ -29,7 +42,11 @@ impl Sim {
                 return Ok(());
             }
             Phase::Down | Phase::Lost => {
-                self.reply_to(request.from, request.id, Err(Failure::Unreachable));
+                self.reply_to(
+                    request.from,
+                    request.id,
+                    Err(Failure::Unreachable("the node is down".to_owned())),
+                );
                 return Ok(());
             }
         }
@@ -38,9 +55,21 @@ impl Sim {
         let handle = node.next_call;
         node.next_call += 1;
         let boot = node.boot;
-        let call = Call::new(request, now);
-        self.queue
-            .at(call.deadline, Event::CallDue(at, boot, handle));
+        let Request {
+            id,
+            from,
+            kind,
+            forwarded,
+            timeout,
+        } = request;
+        let deadline = now + timeout;
+        let call = NodeCall {
+            from,
+            id,
+            call: Call::new(kind, moment(now), moment(deadline), forwarded),
+            held: false,
+        };
+        self.queue.at(deadline, Event::CallDue(at, boot, handle));
         self.note(Kind::Request, [at as u64, handle, call.id], || {
             format!(
                 "n{} call {handle} is try {} of {:?}",
@@ -50,21 +79,18 @@ impl Sim {
             )
         });
         self.nodes[at].calls.insert(handle, call);
-        self.start_call(at, handle)
+        self.resume_call(at, handle, CallEvent::Retry)
     }
 
-    fn start_call(&mut self, at: usize, handle: Handle) -> Checked {
+    /// Something came back to a call. Those that have passed their deadline are gone.
+    pub(super) fn resume_call(&mut self, at: usize, handle: Handle, event: CallEvent) -> Checked {
         let now = self.queue.now();
         let node = &mut self.nodes[at];
-        let Some(call) = node.calls.get_mut(&handle) else {
+        let Some(found) = node.calls.get_mut(&handle) else {
             return Ok(());
         };
-        let step = call.start(&node.router, &self.limits, now);
-        self.step(at, handle, step)
-    }
-
-    /// Does what a call asks for.
-    fn step(&mut self, at: usize, handle: Handle, step: Step) -> Checked {
+        found.held = false;
+        let step = (found.call).resume(event, &mut node.router, &self.limits, moment(now));
         match step {
             Step::Propose {
                 shard,
@@ -72,8 +98,8 @@ impl Sim {
                 bytes,
             } => {
                 if self.nodes[at].disk.full {
-                    let busy = call::busy("the disk is nearly full");
-                    return self.finish_call(at, handle, Err(Failure::Node(busy)));
+                    let busy = error::busy("the disk is nearly full");
+                    return self.resume_call(at, handle, CallEvent::Busy(busy));
                 }
                 self.input(
                     at,
@@ -85,54 +111,39 @@ impl Sim {
                     },
                 );
             }
-            Step::AskRead(shard) => self.input(at, Input::Read(shard, handle)),
+            Step::Confirm(shard) => self.input(at, Input::Read(shard, handle)),
             Step::Forward(leader) => {
-                let now = self.queue.now();
-                let node = &self.nodes[at];
-                let Some(call) = node.calls.get(&handle) else {
-                    return Ok(());
-                };
                 let request = Request {
                     id: handle,
                     from: Party::Node(at, node.boot),
-                    kind: call.kind.clone(),
+                    kind: found.call.kind().clone(),
                     forwarded: true,
-                    timeout: call.deadline.saturating_sub(now),
+                    timeout: micros(found.call.deadline()).saturating_sub(now),
                 };
                 self.request_to((leader.0 - 1) as usize, request);
             }
-            Step::Hold {
-                denied,
-                not_before,
-                until,
-            } => {
-                let now = self.queue.now();
-                let node = &mut self.nodes[at];
+            Step::Hold(hold) => {
+                found.held = true;
                 let boot = node.boot;
-                let Some(call) = node.calls.get(&handle) else {
-                    return Ok(());
-                };
-                let shard = call.shard();
-                let leader = node.router.leader(shard);
-                let known = leader.is_some() && leader != denied;
+                let leader = node.router.leader(hold.shard);
+                let known = leader.is_some() && leader != hold.denied;
+                let not_before = hold.not_before.map_or(now, micros);
                 let when = if known || not_before > now {
                     not_before
                 } else {
-                    node.waiting.entry(shard).or_default().insert(handle);
-                    until
+                    node.waiting.entry(hold.shard).or_default().insert(handle);
+                    micros(hold.until)
                 };
                 self.queue.at(when, Event::CallDue(at, boot, handle));
             }
             Step::Read(descriptor) => {
-                let node = &self.nodes[at];
-                let Some(call) = node.calls.get(&handle) else {
-                    return Ok(());
-                };
-                let answer =
-                    call::read_state(&call.kind, descriptor.shard, &node.state, &self.limits);
+                let kind = found.call.kind();
+                let answer = rules::read(kind, &descriptor, &node.state, &self.limits);
                 return self.finish_call(at, handle, answer.map_err(Failure::Node));
             }
-            Step::Done(reply) => return self.finish_call(at, handle, reply),
+            Step::Done(reply) => {
+                return self.finish_call(at, handle, reply.map_err(Failure::Node));
+            }
         }
         Ok(())
     }
@@ -154,46 +165,24 @@ impl Sim {
         Ok(())
     }
 
-    /// The engine's word on a call. Those that have passed their deadline are gone.
-    pub(super) fn engine_says(&mut self, at: usize, handle: Handle, word: Local) -> Checked {
-        let now = self.queue.now();
-        let node = &mut self.nodes[at];
-        let Some(call) = node.calls.get_mut(&handle) else {
-            return Ok(());
-        };
-        let step = call.local(word, &mut node.router, now);
-        self.step(at, handle, step)
-    }
-
-    /// Another node's answer to a call that was passed on.
-    pub(super) fn forwarded_reply(&mut self, at: usize, handle: Handle, reply: Reply) -> Checked {
-        let now = self.queue.now();
-        let node = &mut self.nodes[at];
-        let Some(call) = node.calls.get_mut(&handle) else {
-            return Ok(());
-        };
-        let step = call.remote(reply, &mut node.router, now);
-        self.step(at, handle, step)
-    }
-
     /// A deadline, or the end of a wait.
     pub(super) fn call_due(&mut self, at: usize, handle: Handle) -> Checked {
         let now = self.queue.now();
         let node = &mut self.nodes[at];
-        let Some(call) = node.calls.get(&handle) else {
+        let Some(NodeCall { call, held, .. }) = node.calls.get(&handle) else {
             return Ok(());
         };
-        if now >= call.deadline {
-            let error = call.expired();
+        if now >= micros(call.deadline()) {
+            let error = call.expired(moment(now));
             return self.finish_call(at, handle, Err(Failure::Node(error)));
         }
-        if !call.is_held() {
+        if !held {
             return Ok(());
         }
         if let Some(waiting) = node.waiting.get_mut(&call.shard()) {
             waiting.remove(&handle);
         }
-        self.start_call(at, handle)
+        self.resume_call(at, handle, CallEvent::Retry)
     }
 
     /// A leader became known: those who wait for one go on.

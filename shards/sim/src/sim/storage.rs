@@ -12,13 +12,13 @@ use flotilla_shards::raft::{self, EntryId, SnapshotMeta};
 use super::{Event, Sim};
 use crate::checks::{Checked, Violation};
 use crate::disk::log::LogWrite;
-use crate::node::call::Local;
 use crate::node::{Applier, Handle, Input, Job, Phase, Received, Transfer, UnderWay, Unflushed};
 use crate::queue::Micros;
 use crate::trace::Kind;
+use flotilla_shards::service::call::Event as CallEvent;
 
 /// The answers of one round of applying.
-type Answers = Vec<(Handle, Local)>;
+type Answers = Vec<(Handle, CallEvent)>;
 
 fn broken(what: String) -> Violation {
     Violation {
@@ -193,7 +193,7 @@ impl Sim {
                 if waiting.term != entry.term {
                     round.refuse(handles, &Refused::Superseded);
                 } else if handles.len() == answers.len() {
-                    let words = answers.into_iter().map(Local::Written);
+                    let words = answers.into_iter().map(CallEvent::Written);
                     round.answers.extend(handles.into_iter().zip(words));
                 } else {
                     return Err(broken(format!(
@@ -257,7 +257,7 @@ impl Sim {
         }
         for (handle, word) in round.answers {
             self.checks.answered(at, handle)?;
-            self.engine_says(at, handle, word)?;
+            self.resume_call(at, handle, word)?;
         }
         if !round.done.is_empty() {
             self.input(at, Input::Local(round.done));
@@ -437,7 +437,7 @@ impl Round {
     fn refuse(&mut self, handles: Vec<Handle>, why: &Refused) {
         let words = handles
             .into_iter()
-            .map(|handle| (handle, Local::Refused(why.clone())));
+            .map(|handle| (handle, CallEvent::Refused(why.clone())));
         self.answers.extend(words);
     }
 }

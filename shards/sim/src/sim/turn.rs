@@ -7,9 +7,9 @@ use flotilla_shards::wire;
 use super::{Event, Sim};
 use crate::checks::{Checked, Violation};
 use crate::network::Frame;
-use crate::node::call::Local;
 use crate::node::{Input, Job, Phase};
 use crate::trace::Kind;
+use flotilla_shards::service::call::Event as CallEvent;
 
 impl Sim {
     /// Puts something into a node's mailbox.
@@ -176,11 +176,11 @@ impl Sim {
         }
         for read in out.reads {
             self.checks.answered(at, read.reply)?;
-            self.engine_says(at, read.reply, Local::ReadReady)?;
+            self.resume_call(at, read.reply, CallEvent::ReadReady)?;
         }
         for (handle, refused) in out.refusals {
             self.checks.answered(at, handle)?;
-            self.engine_says(at, handle, Local::Refused(refused))?;
+            self.resume_call(at, handle, CallEvent::Refused(refused))?;
         }
         if let Some((shard, reason)) = out.failures.into_iter().next() {
             return self.failed(at, &format!("shard {shard}: {reason}"));
