@@ -11,6 +11,14 @@ use tonic::Status;
 
 use crate::{router::RouteError, runtime::Busy};
 
+/// The node is not part of a cluster.
+pub(super) fn not_initialized() -> proto::Error {
+    of(
+        Code::NotInitialized,
+        "this node is not part of a cluster yet: run `flotilla init` once, on any of its nodes",
+    )
+}
+
 impl From<RouteError> for proto::Error {
     fn from(error: RouteError) -> Self {
         match error {

@@ -24,15 +24,6 @@ pub fn of(code: Code, message: impl Into<String>) -> proto::Error {
     }
 }
 
-/// The node is not part of a cluster.
-#[must_use]
-pub fn not_initialized() -> proto::Error {
-    of(
-        Code::NotInitialized,
-        "this node is not part of a cluster yet: run `flotilla init` once, on any of its nodes",
-    )
-}
-
 /// The node is going down.
 #[must_use]
 pub fn shutting_down() -> proto::Error {

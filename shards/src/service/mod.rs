@@ -18,6 +18,8 @@ pub mod error;
 pub mod leaders;
 pub mod request;
 pub mod retry;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 
