@@ -26,7 +26,7 @@ mod sim;
 mod trace;
 
 pub use checks::Violation;
-pub use client::workload::Load;
+pub use client::workload::{self, Load};
 pub use coverage::Coverage;
 pub use fault::{Fault, FaultCounts};
 pub use queue::{MILLIS, Micros, SECOND};

@@ -6,7 +6,7 @@
 //! its `routes`.
 
 pub(crate) mod task;
-pub(crate) mod workload;
+pub mod workload;
 pub(crate) mod write;
 
 use std::collections::BTreeMap;
@@ -26,7 +26,7 @@ use crate::settings::Settings;
 use flotilla_shards::service::request as rules;
 use flotilla_shards::service::retry::{Failed, Repeat, Tries};
 use task::{Next, Task};
-use workload::Workload;
+use workload::{Mix, Workload};
 use write::Sessions;
 
 /// Time for the reads at the end of a run.
@@ -107,7 +107,16 @@ impl Client {
     pub(crate) fn new(number: usize, settings: &Settings, map: &Arc<RangeMap>, seed: u64) -> Self {
         let mut rng = Rng::with_seed(seed);
         Self {
-            workload: Workload::new(number, settings, map),
+            workload: Workload::new(
+                number,
+                Mix {
+                    loads: settings.loads.clone(),
+                    keys: settings.keys,
+                    sessions: settings.sessions,
+                    name: "",
+                },
+                map,
+            ),
             sessions: Sessions::default(),
             operation: None,
             pinned_boot: 0,
@@ -130,7 +139,7 @@ impl Client {
         // A task that is asked for from outside goes over all shards and is not in a hurry.
         let timeout = task.as_ref().map_or(self.timeout, |_| CALM_TIMEOUT);
         self.deadline = now + timeout;
-        self.task = Some(task.unwrap_or_else(|| self.workload.next(&mut self.rng)));
+        self.task = Some(task.unwrap_or_else(|| Task::of(self.workload.next(&mut self.rng))));
     }
 
     /// What the task does next, after a request of it has ended.
@@ -280,7 +289,9 @@ impl Client {
                 let at = (leader.0 - 1) as usize;
                 self.leaders.insert(shard, at) != Some(at)
             }
-            Failure::Node(error) if error.code() == Code::ShuttingDown && leads => {
+            Failure::Node(error)
+                if matches!(error.code(), Code::ShuttingDown | Code::Unavailable) && leads =>
+            {
                 self.leaders.remove(&shard);
                 false
             }

@@ -1,6 +1,4 @@
-//! What clients want: one task at a time, each an operation of the history and made of one or more requests. How lists and
-//! counters lie in keys is decided here: a list is a value, its elements joined by commas; a counter is a number in digits;
-//! both are changed by reading, and writing on the condition that nobody else has.
+//! What clients want: one task at a time, each an operation of the history and made of one or more requests.
 
 use bytes::Bytes;
 use flotilla_history::{Answer, Call, Found, Level, Row};
@@ -11,7 +9,7 @@ use flotilla_proto::v1::{
 use flotilla_shards::range_map::RangeMap;
 
 use super::Ended;
-use super::workload;
+use super::workload::{self, Wish, elements, number};
 use super::write::{Progress, Sessions, What, Write};
 use crate::rpc::Failure;
 
@@ -63,7 +61,6 @@ enum Plan {
     /// Reading and writing a list or counter until nobody came between.
     Change {
         key: Bytes,
-        element: Bytes,
         in_session: bool,
         writing: Option<(Write, Bytes)>,
     },
@@ -77,139 +74,68 @@ fn consistency(level: Level) -> Consistency {
 }
 
 impl Task {
-    fn new(call: Call, plan: Plan) -> Self {
-        Self {
+    /// What a workload has drawn.
+    pub(crate) fn of(wish: Wish) -> Self {
+        let Wish {
             call,
-            plan,
-            pinned: None,
-        }
-    }
-
-    pub(crate) fn get(key: Bytes, level: Level) -> Self {
-        let request = GetRequest {
+            in_session,
+            cross,
+            pinned,
+            page_rows,
+        } = wish;
+        let write = |what| Plan::Write(Write::new(what, in_session));
+        let change = |key: &Bytes| Plan::Change {
             key: key.clone(),
-            consistency: consistency(level).into(),
-        };
-        Self::new(
-            Call::Get { key, level },
-            Plan::Read(request::Kind::Get(request)),
-        )
-    }
-
-    /// Of keys that lie in one shard.
-    pub(crate) fn batch_get(keys: Vec<Bytes>, level: Level) -> Self {
-        let request = BatchGetRequest {
-            keys: keys.clone(),
-            consistency: consistency(level).into(),
-        };
-        let call = Call::BatchGet {
-            keys,
-            level,
-            at_once: true,
-        };
-        Self::new(call, Plan::Read(request::Kind::BatchGet(request)))
-    }
-
-    pub(crate) fn scan(
-        (start, end): (Bytes, Bytes),
-        reverse: bool,
-        level: Level,
-        at_once: bool,
-        limit: u32,
-    ) -> Self {
-        let plan = Plan::Scan {
-            rows: Vec::new(),
-            start: start.clone(),
-            end: end.clone(),
-            reverse,
-            consistency: consistency(level),
-            limit,
-        };
-        let call = Call::Scan {
-            start,
-            end,
-            reverse,
-            level,
-            at_once,
-        };
-        Self::new(call, plan)
-    }
-
-    pub(crate) fn put(key: Bytes, value: Bytes, in_session: bool) -> Self {
-        let what = What::Put(key.clone(), value.clone());
-        Self::new(
-            Call::Put { key, value },
-            Plan::Write(Write::new(what, in_session)),
-        )
-    }
-
-    pub(crate) fn delete(key: Bytes, in_session: bool) -> Self {
-        let what = What::Delete(key.clone());
-        Self::new(
-            Call::Delete { key },
-            Plan::Write(Write::new(what, in_session)),
-        )
-    }
-
-    pub(crate) fn batch(
-        conditions: Vec<flotilla_history::Condition>,
-        changes: Vec<flotilla_history::Change>,
-        in_session: bool,
-    ) -> Self {
-        let what = What::Batch(
-            conditions.iter().map(to_condition).collect(),
-            changes.iter().map(to_operation).collect(),
-        );
-        let call = Call::Batch {
-            conditions,
-            changes,
-        };
-        Self::new(call, Plan::Write(Write::new(what, in_session)))
-    }
-
-    /// As a batch, of keys in two shards.
-    pub(crate) fn cross(changes: Vec<flotilla_history::Change>) -> Self {
-        let mut task = Self::batch(Vec::new(), changes, false);
-        task.plan = match task.plan {
-            Plan::Write(write) => Plan::Cross(write),
-            plan => plan,
-        };
-        task
-    }
-
-    pub(crate) fn append(list: Bytes, element: Bytes, session: Option<(u64, u64)>) -> Self {
-        let plan = Plan::Change {
-            key: list.clone(),
-            element: element.clone(),
-            in_session: session.is_some(),
-            writing: None,
-        };
-        let call = Call::Append {
-            list,
-            element,
-            session,
-        };
-        Self::new(call, plan)
-    }
-
-    pub(crate) fn increment(counter: Bytes, in_session: bool) -> Self {
-        let plan = Plan::Change {
-            key: counter.clone(),
-            element: Bytes::new(),
             in_session,
             writing: None,
         };
-        Self::new(Call::Increment { counter }, plan)
-    }
-
-    pub(crate) fn read_list(list: Bytes) -> Self {
-        let Self { plan, .. } = Self::get(list.clone(), Level::Linearizable);
-        Self::new(Call::ReadList { list }, plan)
-    }
-
-    pub(crate) fn read_counter(counter: Bytes) -> Self {
-        let Self { plan, .. } = Self::get(counter.clone(), Level::Linearizable);
-        Self::new(Call::ReadCounter { counter }, plan)
+        let plan = match &call {
+            Call::Get { key, level } => Plan::Read(request::Kind::Get(GetRequest {
+                key: key.clone(),
+                consistency: consistency(*level).into(),
+            })),
+            Call::BatchGet { keys, level, .. } => {
+                Plan::Read(request::Kind::BatchGet(BatchGetRequest {
+                    keys: keys.clone(),
+                    consistency: consistency(*level).into(),
+                }))
+            }
+            Call::ReadList { list: key } | Call::ReadCounter { counter: key } => {
+                Plan::Read(read_of(key))
+            }
+            Call::Scan {
+                start,
+                end,
+                reverse,
+                level,
+                ..
+            } => Plan::Scan {
+                rows: Vec::new(),
+                start: start.clone(),
+                end: end.clone(),
+                reverse: *reverse,
+                consistency: consistency(*level),
+                limit: page_rows,
+            },
+            Call::Put { key, value } => write(What::Put(key.clone(), value.clone())),
+            Call::Delete { key } => write(What::Delete(key.clone())),
+            Call::Batch {
+                conditions,
+                changes,
+            } => {
+                let what = What::Batch(
+                    conditions.iter().map(to_condition).collect(),
+                    changes.iter().map(to_operation).collect(),
+                );
+                if cross {
+                    Plan::Cross(Write::new(what, in_session))
+                } else {
+                    write(what)
+                }
+            }
+            Call::Append { list: key, .. } | Call::Increment { counter: key } => change(key),
+        };
+        Self { call, plan, pinned }
     }
 
     /// Whether the write must be refused.
@@ -359,7 +285,6 @@ impl Task {
     fn change_on(&mut self, ended: Option<Ended>, sessions: &mut Sessions, map: &RangeMap) -> Next {
         let Plan::Change {
             key,
-            element,
             in_session,
             writing,
         } = &mut self.plan
@@ -378,15 +303,8 @@ impl Task {
                 Ended::Failed(_) | Ended::Unknown => return Next::Over(End::Failed),
             };
             let (revision, old) = (got.revision, got.value.unwrap_or_default());
-            let value: Bytes = if matches!(self.call, Call::Increment { .. }) {
-                let Some(number) = number(&old) else {
-                    return Next::Over(End::Wrong("a counter is no number".into()));
-                };
-                (number + 1).to_string().into()
-            } else if old.is_empty() {
-                element.clone()
-            } else {
-                [&old[..], b",", element].concat().into()
+            let Some(value) = workload::changed(&self.call, &old) else {
+                return Next::Over(End::Wrong("a counter is no number".into()));
             };
             let condition = Condition {
                 key: key.clone(),
@@ -471,23 +389,6 @@ fn found(got: GetResponse) -> Option<Found> {
         value,
         revision: got.revision,
     })
-}
-
-/// The elements of a list's value.
-fn elements(value: &Bytes) -> Vec<Bytes> {
-    if value.is_empty() {
-        return Vec::new();
-    }
-    let parts = value.split(|byte| *byte == b',');
-    parts.map(|part| value.slice_ref(part)).collect()
-}
-
-/// The number in a counter's value; 0 if there is none.
-fn number(value: &[u8]) -> Option<u64> {
-    if value.is_empty() {
-        return Some(0);
-    }
-    std::str::from_utf8(value).ok()?.parse().ok()
 }
 
 /// The key that decides on the shard of a batch.

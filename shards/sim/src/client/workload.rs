@@ -1,4 +1,8 @@
-//! What clients go on asking for: the workloads of scenarios.md that fit the product of today, mixed as the seed says.
+//! What clients go on asking for: the workloads of scenarios.md that fit the product of today, mixed as the seed says. It
+//! draws operations of a history and nothing else, so that clients of real clusters can ask for the same.
+//!
+//! How lists and counters lie in keys is decided here too: a list is a value, its elements joined by commas; a counter is a
+//! number in digits; both are changed by reading, and writing on the condition that nobody else has.
 
 use std::sync::Arc;
 
@@ -6,9 +10,6 @@ use bytes::Bytes;
 use fastrand::Rng;
 use flotilla_history::{Answer, Call, Change, Condition, Found, Level, Test};
 use flotilla_shards::range_map::RangeMap;
-
-use super::task::Task;
-use crate::settings::Settings;
 
 /// What an account holds in the beginning.
 const BALANCE: u64 = 100;
@@ -49,26 +50,99 @@ impl Load {
     ];
 }
 
+/// What a workload is like.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mix {
+    /// Kinds of loads, with their weights.
+    pub loads: Vec<(Load, u32)>,
+    /// Registers.
+    pub keys: usize,
+    /// Share of writes that are in sessions, in percent.
+    pub sessions: u8,
+    /// Ends all keys: workloads with other names have other keys.
+    pub name: &'static str,
+}
+
+/// One operation that a client wants.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wish {
+    /// As the history knows it.
+    pub call: Call,
+    /// Whether the write is to be made in a session.
+    pub in_session: bool,
+    /// The batch has keys of two shards, and must be refused.
+    pub cross: bool,
+    /// To be asked of this node alone, counted from 0, and once.
+    pub pinned: Option<usize>,
+    /// Rows of one page of a scan; 0: as many as the node gives.
+    pub page_rows: u32,
+}
+
+impl Wish {
+    fn write(call: Call, in_session: bool) -> Self {
+        Self {
+            call,
+            in_session,
+            cross: false,
+            pinned: None,
+            page_rows: 0,
+        }
+    }
+
+    fn read(call: Call) -> Self {
+        Self::write(call, false)
+    }
+
+    fn get(key: Bytes, level: Level) -> Self {
+        Self::read(Call::Get { key, level })
+    }
+
+    /// Of keys that lie in one shard.
+    fn batch_get(keys: Vec<Bytes>) -> Self {
+        Self::read(Call::BatchGet {
+            keys,
+            level: Level::Linearizable,
+            at_once: true,
+        })
+    }
+
+    fn batch(conditions: Vec<Condition>, changes: Vec<Change>, in_session: bool) -> Self {
+        let call = Call::Batch {
+            conditions,
+            changes,
+        };
+        Self::write(call, in_session)
+    }
+}
+
 /// See the module.
 #[derive(Debug)]
-pub(crate) struct Workload {
+pub struct Workload {
     client: u64,
     count: u64,
     inserts: u64,
     appends: u64,
-    loads: Vec<(Load, u32)>,
-    sessions: u8,
+    mix: Mix,
     map: Arc<RangeMap>,
-    pub(crate) registers: Vec<Bytes>,
-    pub(crate) lists: Vec<Bytes>,
-    pub(crate) counters: Vec<Bytes>,
-    pub(crate) accounts: Vec<Bytes>,
+    /// Keys of registers.
+    pub registers: Vec<Bytes>,
+    /// Keys of lists.
+    pub lists: Vec<Bytes>,
+    /// Keys of counters.
+    pub counters: Vec<Bytes>,
+    /// Keys of accounts, all in one shard.
+    pub accounts: Vec<Bytes>,
     /// What the last look at the accounts found.
     balances: Option<Vec<Option<Found>>>,
 }
 
 impl Workload {
-    pub(crate) fn new(client: usize, settings: &Settings, map: &Arc<RangeMap>) -> Self {
+    /// That of one client.
+    ///
+    /// # Panics
+    /// If the map is empty.
+    #[must_use]
+    pub fn new(client: usize, mix: Mix, map: &Arc<RangeMap>) -> Self {
         let named = |kind: &str, count: usize| -> Vec<Bytes> {
             let shards = map.shards();
             (0..count)
@@ -77,7 +151,7 @@ impl Workload {
                     [
                         &shard.range.start()[..],
                         b"\0",
-                        format!("{kind}{at}").as_bytes(),
+                        format!("{kind}{at}{}", mix.name).as_bytes(),
                     ]
                     .concat()
                     .into()
@@ -86,7 +160,7 @@ impl Workload {
         };
         let shard = &map.shards()[map.shards().len() / 2];
         let accounts = (0..4).map(|at| {
-            let name = format!("account{at}");
+            let name = format!("account{at}{}", mix.name);
             Bytes::from([&shard.range.start()[..], b"\0", name.as_bytes()].concat())
         });
         Self {
@@ -94,53 +168,59 @@ impl Workload {
             count: 0,
             inserts: 0,
             appends: 0,
-            loads: settings.loads.clone(),
-            sessions: settings.sessions,
-            registers: registers(settings, map),
+            registers: registers(&mix, map),
             lists: named("list", 3),
             counters: named("counter", 2),
             accounts: accounts.filter(|key| shard.range.contains(key)).collect(),
             balances: None,
             map: Arc::clone(map),
+            mix,
         }
     }
 
     /// The total of all accounts.
-    pub(crate) fn total(&self) -> u64 {
+    #[must_use]
+    pub fn total(&self) -> u64 {
         BALANCE * self.accounts.len() as u64
     }
 
-    pub(crate) fn next(&mut self, rng: &mut Rng) -> Task {
+    /// What the client wants next.
+    pub fn next(&mut self, rng: &mut Rng) -> Wish {
         self.count += 1;
-        let sum: u32 = self.loads.iter().map(|(_, weight)| weight).sum();
+        let sum: u32 = self.mix.loads.iter().map(|(_, weight)| weight).sum();
         let mut at = rng.u32(..sum);
         let mut load = Load::Register;
-        for &(kind, weight) in &self.loads {
+        for &(kind, weight) in &self.mix.loads {
             if at < weight {
                 load = kind;
                 break;
             }
             at -= weight;
         }
-        let in_session = rng.u8(..100) < self.sessions;
+        let in_session = rng.u8(..100) < self.mix.sessions;
         match load {
             Load::Register => self.register(rng, in_session),
             Load::Append => {
                 let list = pick(rng, &self.lists);
                 if rng.bool() || self.appends >= APPENDS_MAX {
-                    return Task::read_list(list);
+                    return Wish::read(Call::ReadList { list });
                 }
                 self.appends += 1;
                 let element = format!("{}.{}", self.client, self.count);
                 let session = in_session.then_some((self.client, self.count));
-                Task::append(list, element.into(), session)
+                let call = Call::Append {
+                    list,
+                    element: element.into(),
+                    session,
+                };
+                Wish::write(call, in_session)
             }
             Load::Counter => {
                 let counter = pick(rng, &self.counters);
                 if rng.bool() {
-                    Task::read_counter(counter)
+                    Wish::read(Call::ReadCounter { counter })
                 } else {
-                    Task::increment(counter, in_session)
+                    Wish::write(Call::Increment { counter }, in_session)
                 }
             }
             Load::Bank => self.bank(rng, in_session),
@@ -148,24 +228,52 @@ impl Workload {
                 self.inserts += 1;
                 let shards = self.map.shards();
                 let start = shards[rng.usize(..shards.len())].range.start();
-                let name = format!("set{}.{}", self.client, self.inserts);
+                let name = format!("set{}.{}{}", self.client, self.inserts, self.mix.name);
                 let key = [&start[..], b"\0", name.as_bytes()].concat();
-                Task::put(key.into(), self.value(), in_session)
+                let call = Call::Put {
+                    key: key.into(),
+                    value: self.value(),
+                };
+                Wish::write(call, in_session)
             }
             Load::Set | Load::Scan => self.scan(rng),
             Load::Mono => self.pinned(rng),
         }
     }
 
+    /// Reads of everything that was written.
+    pub fn last(&self) -> impl Iterator<Item = Wish> {
+        let registers = self.registers.iter().cloned();
+        let gets = registers.map(|key| Wish::get(key, Level::Linearizable));
+        let lists = self.lists.iter().cloned();
+        let counters = self.counters.iter().cloned();
+        let scan = |reverse| {
+            Wish::read(Call::Scan {
+                start: Bytes::new(),
+                end: Bytes::new(),
+                reverse,
+                level: Level::Linearizable,
+                at_once: false,
+            })
+        };
+        gets.chain(lists.map(|list| Wish::read(Call::ReadList { list })))
+            .chain(counters.map(|counter| Wish::read(Call::ReadCounter { counter })))
+            .chain([Wish::batch_get(self.accounts.clone())])
+            .chain([scan(false), scan(true)])
+    }
+
     fn value(&self) -> Bytes {
         format!("{}-{}", self.client, self.count).into()
     }
 
-    fn register(&self, rng: &mut Rng, in_session: bool) -> Task {
+    fn register(&self, rng: &mut Rng, in_session: bool) -> Wish {
         let key = pick(rng, &self.registers);
         match rng.u8(..20) {
-            0..7 => Task::put(key, self.value(), in_session),
-            7 => Task::delete(key, in_session),
+            0..7 => {
+                let value = self.value();
+                Wish::write(Call::Put { key, value }, in_session)
+            }
+            7 => Wish::write(Call::Delete { key }, in_session),
             8 => {
                 let test = match rng.u8(..3) {
                     0 => Test::Exists(rng.bool()),
@@ -176,22 +284,22 @@ impl Workload {
                     key: key.clone(),
                     value: self.value(),
                 };
-                Task::batch(vec![Condition { key, test }], vec![change], in_session)
+                Wish::batch(vec![Condition { key, test }], vec![change], in_session)
             }
-            9 => Task::get(key, Level::Serializable),
+            9 => Wish::get(key, Level::Serializable),
             10 => {
                 let shard = self.map.lookup(&key).map(|found| found.shard);
                 let beside = self
                     .registers
                     .iter()
                     .filter(|other| self.map.lookup(other).map(|found| found.shard) == shard);
-                Task::batch_get(beside.take(3).cloned().collect(), Level::Linearizable)
+                Wish::batch_get(beside.take(3).cloned().collect())
             }
-            _ => Task::get(key, Level::Linearizable),
+            _ => Wish::get(key, Level::Linearizable),
         }
     }
 
-    fn bank(&mut self, rng: &mut Rng, in_session: bool) -> Task {
+    fn bank(&mut self, rng: &mut Rng, in_session: bool) -> Wish {
         if rng.u8(..16) == 0
             && let Some(other) = self.elsewhere(rng)
         {
@@ -199,10 +307,14 @@ impl Workload {
                 key: key.clone(),
                 value: self.value(),
             };
-            return Task::cross(vec![put(&self.accounts[0]), put(&other)]);
+            let changes = vec![put(&self.accounts[0]), put(&other)];
+            return Wish {
+                cross: true,
+                ..Wish::batch(Vec::new(), changes, false)
+            };
         }
         let Some(balances) = self.balances.take() else {
-            return Task::batch_get(self.accounts.clone(), Level::Linearizable);
+            return Wish::batch_get(self.accounts.clone());
         };
         let put = |key: &Bytes, balance: u64| Change::Put {
             key: key.clone(),
@@ -216,7 +328,7 @@ impl Workload {
                 test: Test::Exists(false),
             });
             let changes = self.accounts.iter().map(|key| put(key, BALANCE));
-            return Task::batch(conditions.collect(), changes.collect(), in_session);
+            return Wish::batch(conditions.collect(), changes.collect(), in_session);
         };
         let from = rng.usize(..found.len());
         let to = (from + 1 + rng.usize(..found.len() - 1)) % found.len();
@@ -226,7 +338,7 @@ impl Workload {
             key: self.accounts[at].clone(),
             test: Test::RevisionEquals(found[at].revision),
         };
-        Task::batch(
+        Wish::batch(
             vec![condition(from), condition(to)],
             vec![
                 put(&self.accounts[from], rich - moved),
@@ -243,7 +355,7 @@ impl Workload {
         (self.map.lookup(&key)?.shard != shard).then_some(key)
     }
 
-    fn scan(&self, rng: &mut Rng) -> Task {
+    fn scan(&self, rng: &mut Rng) -> Wish {
         let level = if rng.u8(..5) == 0 {
             Level::Serializable
         } else {
@@ -253,32 +365,42 @@ impl Workload {
         let shards = self.map.shards();
         let shard = &shards[rng.usize(..shards.len())].range;
         let (start, end) = (shard.start().clone(), shard.end().clone());
+        let scan = |(start, end), at_once, page_rows| Wish {
+            page_rows,
+            ..Wish::read(Call::Scan {
+                start,
+                end,
+                reverse,
+                level,
+                at_once,
+            })
+        };
         if rng.u8(..3) > 0 {
-            return Task::scan((start, end), reverse, level, true, 0);
+            return scan((start, end), true, 0);
         }
         // Over shards, in pages that may be tiny.
-        let limit = *[0, 1, 3].get(rng.usize(..3)).unwrap_or(&0);
+        let page_rows = *[0, 1, 3].get(rng.usize(..3)).unwrap_or(&0);
         let range = if rng.bool() {
             (start, Bytes::new())
         } else {
             (Bytes::new(), end)
         };
-        Task::scan(range, reverse, level, false, limit)
+        scan(range, false, page_rows)
     }
 
     /// What the replica of one node has; who asks has to say which start of the node answered.
-    fn pinned(&self, rng: &mut Rng) -> Task {
+    fn pinned(&self, rng: &mut Rng) -> Wish {
         let key = pick(rng, &self.registers);
-        let mut task = Task::get(key.clone(), Level::Serializable);
+        let mut wish = Wish::get(key.clone(), Level::Serializable);
         if let Some(shard) = self.map.lookup(&key) {
             let replica = &shard.replicas[rng.usize(..shard.replicas.len())];
-            task.pinned = Some((replica.node.0 - 1) as usize);
+            wish.pinned = Some((replica.node.0 - 1) as usize);
         }
-        task
+        wish
     }
 
     /// Takes note of an answer. Returns what is wrong with it as far as one answer can tell.
-    pub(crate) fn observe(&mut self, call: &Call, answer: &Answer) -> Option<String> {
+    pub fn observe(&mut self, call: &Call, answer: &Answer) -> Option<String> {
         let (Call::BatchGet { keys, .. }, Answer::BatchGet(found)) = (call, answer) else {
             return None;
         };
@@ -298,8 +420,39 @@ impl Workload {
     }
 }
 
+/// What a list or counter becomes by an append or increment. Nothing if the value is none of the kind.
+#[must_use]
+pub fn changed(call: &Call, old: &Bytes) -> Option<Bytes> {
+    match call {
+        Call::Append { element, .. } if old.is_empty() => Some(element.clone()),
+        Call::Append { element, .. } => Some([&old[..], b",", element].concat().into()),
+        Call::Increment { .. } => Some((number(old)? + 1).to_string().into()),
+        _ => None,
+    }
+}
+
+/// The elements of a list's value.
+#[must_use]
+pub fn elements(value: &Bytes) -> Vec<Bytes> {
+    if value.is_empty() {
+        return Vec::new();
+    }
+    let parts = value.split(|byte| *byte == b',');
+    parts.map(|part| value.slice_ref(part)).collect()
+}
+
+/// The number in a counter's value; 0 if there is none. Nothing if it is no number.
+#[must_use]
+pub fn number(value: &[u8]) -> Option<u64> {
+    if value.is_empty() {
+        return Some(0);
+    }
+    std::str::from_utf8(value).ok()?.parse().ok()
+}
+
 /// Whether a key holds a list or a counter.
-pub(crate) fn is_composite(key: &[u8]) -> bool {
+#[must_use]
+pub fn is_composite(key: &[u8]) -> bool {
     ["\0list", "\0counter"]
         .iter()
         .any(|mark| key.windows(mark.len()).any(|part| part == mark.as_bytes()))
@@ -317,11 +470,11 @@ fn pick(rng: &mut Rng, keys: &[Bytes]) -> Bytes {
 }
 
 /// Keys that hug the borders of shards: the first key of a shard and one just before it.
-fn registers(settings: &Settings, map: &RangeMap) -> Vec<Bytes> {
+fn registers(mix: &Mix, map: &RangeMap) -> Vec<Bytes> {
     let shards = map.shards();
     let mut keys: Vec<Bytes> = Vec::new();
-    for at in 0..settings.keys {
-        let shard = &shards[at * shards.len() / settings.keys % shards.len()];
+    for at in 0..mix.keys {
+        let shard = &shards[at * shards.len() / mix.keys % shards.len()];
         let mut key = shard.range.start().to_vec();
         if at % 2 == 1
             && let Some(last) = key.last_mut()
@@ -330,6 +483,7 @@ fn registers(settings: &Settings, map: &RangeMap) -> Vec<Bytes> {
             *last -= 1;
             key.push(0xff);
         }
+        key.extend_from_slice(mix.name.as_bytes());
         if key.is_empty() || keys.iter().any(|known| known[..] == key[..]) {
             key.extend_from_slice(format!("k{at}").as_bytes());
         }

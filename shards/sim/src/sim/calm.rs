@@ -1,8 +1,7 @@
 //! The second phase: the faults end, everything is started again, and the cluster must recover by itself. Then everything is
 //! read once more, and the history of the run is judged.
 
-use bytes::Bytes;
-use flotilla_history::{Level, Limits, check};
+use flotilla_history::{Limits, check};
 use flotilla_shards::ids::ShardId;
 
 use super::{Event, Sim};
@@ -67,13 +66,13 @@ impl Sim {
                 Ok(())
             }
             None => {
-                let task = self.last_tasks().nth(self.last_read);
+                let task = self.clients[0].workload.last().nth(self.last_read);
                 self.last_read += 1;
                 let client = self.last_read % self.clients.len();
                 match task {
                     None => self.judge(),
                     task => {
-                        self.client_begins(client, task)?;
+                        self.client_begins(client, task.map(Task::of))?;
                         self.queue.after(MILLIS, Event::Look);
                         Ok(())
                     }
@@ -96,23 +95,6 @@ impl Sim {
                 Ok(())
             }
         }
-    }
-
-    /// Reads of everything that was written.
-    fn last_tasks(&self) -> impl Iterator<Item = Task> {
-        let workload = &self.clients[0].workload;
-        let registers = workload.registers.iter().cloned();
-        let lists = workload.lists.iter().cloned().map(Task::read_list);
-        let counters = workload.counters.iter().cloned().map(Task::read_counter);
-        let accounts = Task::batch_get(workload.accounts.clone(), Level::Linearizable);
-        let all = (Bytes::new(), Bytes::new());
-        let scan = |reverse| Task::scan(all.clone(), reverse, Level::Linearizable, false, 0);
-        let scans = [scan(false), scan(true)];
-        (registers.map(|key| Task::get(key, Level::Linearizable)))
-            .chain(lists)
-            .chain(counters)
-            .chain([accounts])
-            .chain(scans)
     }
 
     /// Everything is at rest: the contents of all replicas and the history of the run are judged.
