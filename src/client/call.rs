@@ -107,6 +107,7 @@ fn wants_refresh(error: &Error) -> bool {
             | Error::ConnectionLost { .. }
             | Error::NotInitialized { .. }
             | Error::ShuttingDown { .. }
+            | Error::Unavailable { .. }
             | Error::DeadlineExceeded { .. }
     )
 }

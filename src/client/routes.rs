@@ -206,8 +206,10 @@ impl Routes {
             Error::Unreachable { .. }
             | Error::ConnectionLost { .. }
             | Error::ShuttingDown { .. }
+            | Error::Unavailable { .. }
             | Error::DeadlineExceeded { .. } => {
-                // Until somebody says who leads now, others may know better than this node does.
+                // Until somebody says who leads now, others may know better than this node does. A node that finds no
+                // leader or no quorum may be the one that is cut off.
                 if let Some(shard) = target.shard
                     && target.leads
                 {

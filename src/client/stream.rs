@@ -93,6 +93,8 @@ struct Shared {
     bytes: AtomicUsize,
     /// The last try to connect failed.
     down: AtomicBool,
+    /// Nothing has come from the node since a request was sent whose time is over.
+    silent: AtomicBool,
 }
 
 /// A request that is not answered yet.
@@ -154,6 +156,7 @@ impl NodeStream {
             requests: AtomicUsize::new(0),
             bytes: AtomicUsize::new(0),
             down: AtomicBool::new(false),
+            silent: AtomicBool::new(false),
         });
         let (queue, incoming) = mpsc::unbounded_channel();
         let driver = Driver {
@@ -164,6 +167,8 @@ impl NodeStream {
             in_flight: HashMap::new(),
             earliest: None,
             next_id: 1,
+            heard_before: 0,
+            silent_until: None,
             refused_from: None,
             random: fastrand::Rng::with_seed(RandomState::new().build_hasher().finish()),
         };
@@ -187,10 +192,13 @@ impl NodeStream {
         self.channel.clone()
     }
 
-    /// Whether the last try to connect failed: a reason to ask another node first. The stream goes on trying.
+    /// Whether the last try to connect failed, or the node has been silent since a request whose time is over: a reason
+    /// to ask another node first. The stream goes on trying; a silent node is given another chance when it says anything,
+    /// when its connection ends, and after twice [`StreamOptions::keepalive`].
     #[must_use]
     pub fn is_down(&self) -> bool {
-        self.shared.down.load(Ordering::Relaxed)
+        let Shared { down, silent, .. } = &*self.shared;
+        down.load(Ordering::Relaxed) || silent.load(Ordering::Relaxed)
     }
 
     /// Sends a request and waits for its answer, `timeout` at most. The request's `id` and `timeout_ms` are set here.
@@ -312,6 +320,10 @@ struct Driver {
     /// No deadline lies before this moment.
     earliest: Option<Instant>,
     next_id: u64,
+    /// Requests below this id were sent before the node was last heard.
+    heard_before: u64,
+    /// When a silent node is given another chance.
+    silent_until: Option<Instant>,
     /// The node is going down. Requests from this id on were not looked at.
     refused_from: Option<u64>,
     random: fastrand::Rng,
@@ -372,7 +384,9 @@ impl Driver {
                 }
             };
             self.shared.down.store(false, Ordering::Relaxed);
-            match self.drive(connection).await {
+            let end = self.drive(connection).await;
+            self.heard();
+            match end {
                 End::Closed => return self.fail_all("the stream was closed"),
                 End::Broken(reason) => self.fail_in_flight(&reason),
             }
@@ -434,6 +448,14 @@ impl Driver {
                     None => return None,
                 },
             }
+        }
+    }
+
+    /// The node has said something, or nobody waits for it any more.
+    fn heard(&mut self) {
+        self.heard_before = self.next_id;
+        if self.silent_until.take().is_some() {
+            self.shared.silent.store(false, Ordering::Relaxed);
         }
     }
 
@@ -508,6 +530,7 @@ impl Driver {
 
     /// Takes answers from a connection whose first request had the id `first_id`; ids ascend by one.
     fn take(&mut self, answer: v1::StreamResponse, first_id: u64) {
+        self.heard();
         if let Some(count) = answer.taken_in {
             self.refused_from = Some(first_id.saturating_add(count));
         }
@@ -535,10 +558,19 @@ impl Driver {
         if self.earliest.is_none_or(|earliest| now < earliest) {
             return;
         }
-        for (_, pending) in self
+        if self.silent_until.is_some_and(|until| until <= now) {
+            self.heard();
+        }
+        let expired: Vec<(u64, Pending)> = self
             .in_flight
             .extract_if(|_, pending| pending.deadline <= now)
-        {
+            .collect();
+        for (id, pending) in expired {
+            // Before the caller hears of it, so that its next request goes elsewhere.
+            if id >= self.heard_before && self.silent_until.is_none() {
+                self.silent_until = Some(now + 2 * self.shared.options.keepalive);
+                self.shared.silent.store(true, Ordering::Relaxed);
+            }
             self.shared.finish(pending, Err(self.shared.expired(true)));
         }
         for index in (0..self.backlog.len()).rev() {
@@ -549,7 +581,8 @@ impl Driver {
             }
         }
         let waiting = self.in_flight.values().chain(&self.backlog);
-        self.earliest = waiting.map(|pending| pending.deadline).min();
+        let deadlines = waiting.map(|pending| pending.deadline);
+        self.earliest = deadlines.chain(self.silent_until).min();
     }
 
     fn fail_all(&mut self, reason: &str) {

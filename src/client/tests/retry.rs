@@ -120,6 +120,51 @@ async fn a_refused_request_is_not_sent_again() {
     }
 }
 
+/// Two nodes, of which the first is taken for the leader of everything.
+async fn two_nodes(first: fn(request::Kind) -> Act) -> (Fake, Fake) {
+    let (first, second) = (Fake::start(first).await, Fake::start(|_| Act::put(2)).await);
+    first.set_routes(v1::RoutesResponse {
+        routes: vec![route(2, "", "", 1, 1)],
+        nodes: vec![node(1, first.address()), node(2, second.address())],
+    });
+    (first, second)
+}
+
+#[tokio::test]
+async fn a_node_that_finds_no_leader_is_not_asked_for_ever() {
+    let (first, _second) = two_nodes(|_| Act::error(Code::Unavailable)).await;
+    let client = connect(&first, patient()).await;
+    assert_eq!(client.put("k", "v").await, Ok(2));
+}
+
+#[tokio::test]
+async fn a_node_that_has_fallen_silent_is_asked_last_until_it_speaks_again() {
+    // Where nobody is known to lead, nodes are asked in turn.
+    let (first, second) = two_nodes(|_| {
+        Act::After(
+            Duration::from_secs(2),
+            response::Kind::Put(v1::PutResponse { revision: 1 }),
+        )
+    })
+    .await;
+    let options = Options {
+        timeout: Duration::from_millis(300),
+        ..Options::default()
+    };
+    let client = connect(&first, options).await;
+    let error = client.put("k", "v").await.expect_err("it is silent");
+    assert!(matches!(error, Error::OutcomeUnknown { .. }), "{error:?}");
+    for _ in 0..10 {
+        assert_eq!(client.put("k", "v").await, Ok(2));
+    }
+    assert_eq!((first.seen().len(), second.seen().len()), (1, 10));
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    for _ in 0..2 {
+        let _in_time_or_not = client.put("k", "v").await;
+    }
+    assert_eq!(first.seen().len(), 2, "its late answer has been heard");
+}
+
 #[tokio::test]
 async fn requests_follow_the_leader() {
     let second = Fake::start(|_| Act::put(2)).await;
