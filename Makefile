@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup run test sim soak verify fix bench
+.PHONY: help setup run test sim soak chaos verify fix bench
 
 # RocksDB's C++ takes long to compile: ccache keeps the results over target folders and profiles.
 ifneq (,$(shell command -v ccache))
@@ -31,6 +31,10 @@ sim: ## Run simulated clusters: make sim SEEDS=500 FROM=1
 MINUTES ?= 30
 soak: ## Run simulated clusters for as long as wanted, and say what was covered: make soak MINUTES=30
 	cargo run --release --quiet -p flotilla-sim -- --minutes $(MINUTES) --from $(FROM)
+
+chaos: MINUTES = 5
+chaos: setup ## Run a real cluster under fire and write a report with a picture: make chaos MINUTES=5 SEED=1
+	MINUTES=$(MINUTES) SEED=$(SEED) FAULTS="$(FAULTS)" cargo test -p flotilla --test chaos -- --ignored --nocapture
 
 verify: setup ## Check format, lints, documentation and dependencies; changes nothing
 	cargo fmt --all --check
