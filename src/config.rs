@@ -7,10 +7,13 @@
 
 pub mod args;
 mod check;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 pub mod keys;
 mod setting;
 mod source;
 
+use std::ffi::OsString;
 use std::fmt::Write as _;
 
 pub use args::{DemoArgs, StartArgs};
@@ -29,7 +32,7 @@ impl Config {
     /// Every unknown name, bad value and contradiction, each with its place.
     pub fn load(
         args: &StartArgs,
-        variables: impl IntoIterator<Item = (String, String)>,
+        variables: impl IntoIterator<Item = (OsString, OsString)>,
     ) -> Result<Self, ConfigError> {
         let mut layers = Layers::default();
         if let Some(path) = &args.config {
@@ -131,7 +134,11 @@ impl Layers {
 
 /// A value as TOML writes it.
 fn literal(key: &Key, text: &str) -> String {
-    let quoted = |text: &str| toml::Value::String(text.to_owned()).to_string();
+    // On one line, whatever it holds. TOML knows all escapes of JSON, which leaves one control character as it is.
+    let quoted = |text: &str| {
+        let json = serde_json::Value::from(text).to_string();
+        json.replace('\u{7f}', "\\u007f")
+    };
     match key.shape {
         Shape::Number | Shape::Switch => text.to_owned(),
         Shape::Text | Shape::TextOrNumber => quoted(text),

@@ -16,3 +16,9 @@ pub mod shutdown;
 pub mod status;
 pub mod storage;
 pub mod transport;
+
+#[cfg(test)]
+#[path = "../shards/tests/bytes/feed.rs"]
+mod feed;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;

@@ -76,6 +76,9 @@ pub enum RowKey {
     State(ShardId),
 }
 
+/// Bytes of a row key that are shown.
+const SHOWN_BYTES_MAX: usize = 64;
+
 /// Why bytes are no row key.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum KeyError {
@@ -83,7 +86,7 @@ pub enum KeyError {
     #[error("a row of the state database has an empty key")]
     Empty,
     /// A first byte that no kind of row has.
-    #[error("row key \"{}\" has kind {kind}, expected 0 to 4", key.escape_ascii())]
+    #[error("row key \"{}\" has kind {kind}, expected 0 to 4", shown(key))]
     Kind {
         /// The first byte.
         kind: u8,
@@ -93,7 +96,7 @@ pub enum KeyError {
     /// Too long or too short for its kind.
     #[error(
         "{kind} row key \"{}\" has {} bytes, expected {expected}",
-        key.escape_ascii(), key.len()
+        shown(key), key.len()
     )]
     Length {
         /// Which kind.
@@ -103,6 +106,15 @@ pub enum KeyError {
         /// The length of such keys.
         expected: usize,
     },
+}
+
+/// A row key as a part of a message: escaped, and cut if it is long.
+#[must_use]
+pub fn shown(key: &[u8]) -> String {
+    match key.get(..SHOWN_BYTES_MAX) {
+        Some(start) if start.len() < key.len() => format!("{}…", start.escape_ascii()),
+        _ => key.escape_ascii().to_string(),
+    }
 }
 
 /// Appends the row key of a shard's data at `key`.

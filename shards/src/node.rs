@@ -64,7 +64,11 @@ impl TryFrom<proto::Node> for Node {
             Err(NodeError::Address {
                 node: id,
                 field,
-                address: address.chars().take(80).collect(),
+                address: address
+                    .chars()
+                    .take(80)
+                    .flat_map(char::escape_debug)
+                    .collect(),
             })
         };
         check("address", &message.address)?;
@@ -126,6 +130,8 @@ mod tests {
         assert!(broken(&|m| m.address = "host".into()).contains("\"host\" is not host:port"));
         assert!(broken(&|m| m.address = "host:0".into()).contains("not host:port"));
         assert!(broken(&|m| m.address = ":1".into()).contains("not host:port"));
+        // Found by the fuzz target `handshake`: it goes into logs.
+        assert!(broken(&|m| m.address = "a\nb".into()).contains(r#""a\nb" is not"#));
         assert!(broken(&|m| m.address = format!("{}:1", "h".repeat(600))).len() < 200);
         assert!(broken(&|m| m.status_address = "x:y".into()).contains("status_address"));
         assert!(broken(&|m| m.store_id = Bytes::new()).contains("0 bytes"));

@@ -184,8 +184,16 @@ impl Export {
 fn check_same(path: &Path, known: State, now: &State) -> Outcome<State> {
     let same = (&known.export, known.format, known.hex) == (&now.export, now.format, now.hex)
         && (&known.start, &known.end) == (&now.start, &now.end);
-    if same {
+    if same && known.records <= known.bytes {
         return Ok(known);
+    }
+    if same {
+        return Err(Failure::Usage(format!(
+            "the state file {} is damaged: {} records in {} bytes; delete it to start over",
+            path.display(),
+            known.records,
+            known.bytes
+        )));
     }
     Err(Failure::Usage(format!(
         "the state file {} belongs to the export of [\"{}\", \"{}\") to {} ({:?}{}); name another state file",
@@ -364,5 +372,30 @@ impl<W: Write> Write for Counted<W> {
 
     fn flush(&mut self) -> io::Result<()> {
         self.inner.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Found by reading: these were counted on from, past the end of their type.
+    #[test]
+    fn a_state_file_that_contradicts_itself_is_refused() {
+        let state = |records, bytes| State {
+            export: "file".into(),
+            format: FileFormat::Csv,
+            hex: false,
+            start: String::new(),
+            end: String::new(),
+            next: "k".to_owned(),
+            bytes,
+            records,
+            done: false,
+        };
+        let check = |known| check_same(Path::new("state"), known, &state(0, 0));
+        assert_eq!(check(state(3, 20)).expect("sound").records, 3);
+        let failure = check(state(u64::MAX, 20)).expect_err("damaged");
+        assert!(failure.to_string().contains("is damaged"), "{failure}");
     }
 }

@@ -7,6 +7,8 @@ mod demo;
 mod escape;
 mod export;
 mod failure;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod import;
 mod kv;
 mod output;
@@ -148,7 +150,7 @@ impl Config {
         match self {
             Self::Default => out.bytes(config::Config::default().to_commented_toml().as_bytes()),
             Self::Check(start) => {
-                config::Config::load(start, std::env::vars())?;
+                config::Config::load(start, std::env::vars_os())?;
                 talk("the configuration is complete and free of contradictions");
                 Ok(())
             }

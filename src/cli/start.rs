@@ -14,7 +14,7 @@ use crate::{
 
 /// Runs a node until a signal or a fault ends it.
 pub(super) fn run(args: &StartArgs) -> Outcome {
-    let config = Config::load(args, std::env::vars())?;
+    let config = Config::load(args, std::env::vars_os())?;
     let log = LogControl::install(&config.log.level, config.log.format)
         .map_err(|error| Failure::Incomplete(error.to_string()))?;
     tracing::info!(

@@ -12,7 +12,7 @@ pub struct StartArgs {
     #[arg(long, value_name = "FILE", env = "FLOTILLA_CONFIG")]
     pub config: Option<PathBuf>,
     /// Folder that holds everything the node keeps (node.data)
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", value_parser = folder)]
     pub data: Option<PathBuf>,
     /// Where clients and other nodes connect (node.listen)
     #[arg(long, value_name = "ADDR")]
@@ -32,6 +32,11 @@ pub struct StartArgs {
     /// How log lines are written (log.format)
     #[arg(long, value_name = "FORMAT")]
     pub log_format: Option<LogFormat>,
+}
+
+/// A path that is text, as the file and the environment have it.
+fn folder(text: &str) -> Result<PathBuf, String> {
+    PathBuf::read(text).ok_or_else(|| format!("expected {}", PathBuf::EXPECTED))
 }
 
 impl StartArgs {

@@ -1,7 +1,9 @@
 //! Where values come from, and what is said when one is refused.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fmt;
+use std::io::Read as _;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -9,6 +11,12 @@ use toml::de::{DeTable, DeValue};
 
 use super::keys::{Config, KEYS, Key, SECTIONS};
 use super::setting::Shape;
+
+/// Bytes of a configuration file at most; the one with every key and its comments has a fifth of this.
+pub(crate) const FILE_BYTES_MAX: u64 = 64 << 10;
+
+/// Characters of a name or value that are shown; the rest is cut.
+const SHOWN_CHARS_MAX: usize = 100;
 
 /// Where a value was set. Later ones win.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -51,6 +59,12 @@ pub enum Fault {
         path: PathBuf,
         /// Why.
         error: String,
+    },
+    /// The file is longer than any configuration.
+    #[error("{}: has more than {FILE_BYTES_MAX} bytes: is it a configuration file?", path.display())]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
     },
     /// The file is no TOML.
     #[error("{origin}: {message}")]
@@ -126,8 +140,11 @@ pub(crate) struct Layers {
 impl Layers {
     /// Lays the values of a file on top.
     pub(crate) fn file(&mut self, path: &Path) {
-        match std::fs::read_to_string(path) {
-            Ok(text) => self.text(path, &text),
+        let mut content = Vec::new();
+        let read = std::fs::File::open(path)
+            .and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_end(&mut content));
+        match read {
+            Ok(_) => self.bytes(path, &content),
             Err(error) => {
                 self.faults.push(Fault::Unreadable {
                     path: path.to_owned(),
@@ -137,25 +154,34 @@ impl Layers {
         }
     }
 
+    /// Lays the values of a file's content on top.
+    pub(crate) fn bytes(&mut self, path: &Path, content: &[u8]) {
+        if content.len() as u64 > FILE_BYTES_MAX {
+            let path = path.to_owned();
+            return self.faults.push(Fault::TooLarge { path });
+        }
+        match std::str::from_utf8(content) {
+            Ok(text) => self.text(path, text),
+            Err(error) => {
+                let before = content.get(..error.valid_up_to()).unwrap_or_default();
+                self.faults.push(Fault::Syntax {
+                    origin: place(path, &String::from_utf8_lossy(before)),
+                    message: "not UTF-8, the encoding of TOML".to_owned(),
+                });
+            }
+        }
+    }
+
     /// Lays the values of a file's text on top.
     pub(crate) fn text(&mut self, path: &Path, text: &str) {
-        let origin = |span: Range<usize>| {
-            let before = text.get(..span.start).unwrap_or(text);
-            let line = before.bytes().filter(|byte| *byte == b'\n').count() + 1;
-            let column = before.chars().rev().take_while(|c| *c != '\n').count() + 1;
-            Origin::File {
-                path: path.to_owned(),
-                line,
-                column,
-            }
-        };
+        let origin = |span: Range<usize>| place(path, text.get(..span.start).unwrap_or(text));
         let table = match DeTable::parse(text) {
             Ok(table) => table.into_inner(),
             Err(error) => {
                 let origin = origin(error.span().unwrap_or(0..0));
                 return self.faults.push(Fault::Syntax {
                     origin,
-                    message: error.message().to_owned(),
+                    message: shown(error.message()),
                 });
             }
         };
@@ -181,7 +207,7 @@ impl Layers {
                         name,
                         SECTIONS.iter().map(|(section, _)| (*section).to_owned()),
                     );
-                    let (origin, name) = (origin(section.span()), name.to_owned());
+                    let (origin, name) = (origin(section.span()), shown(name));
                     self.faults.push(Fault::Unknown {
                         origin,
                         what: "section",
@@ -214,7 +240,7 @@ impl Layers {
                 self.faults.push(Fault::Value {
                     origin: value_place,
                     key: key.path(),
-                    value: given,
+                    value: shown(&given),
                     expected,
                 });
             }
@@ -226,25 +252,34 @@ impl Layers {
         self.faults.push(Fault::Unknown {
             origin,
             what: "key",
-            name: name.to_owned(),
+            name: shown(name),
             nearest,
         });
     }
 
     /// Lays those of the variables on top that are named `FLOTILLA_SECTION__KEY`; others that begin with `FLOTILLA_`
     /// belong to the command line.
-    pub(crate) fn variables(&mut self, variables: impl IntoIterator<Item = (String, String)>) {
-        let mut ours: Vec<(String, String)> = variables
+    pub(crate) fn variables(&mut self, variables: impl IntoIterator<Item = (OsString, OsString)>) {
+        let mut ours: Vec<(String, OsString)> = variables
             .into_iter()
+            .map(|(name, value)| (name.to_string_lossy().into_owned(), value))
             .filter(|(name, _)| name.starts_with("FLOTILLA_") && name.contains("__"))
             .collect();
         ours.sort();
         for (name, value) in ours {
-            match KEYS.iter().find(|key| key.variable() == name) {
-                Some(key) => self.set(key, &value, Origin::Variable(name)),
-                None => {
-                    let nearest = nearest(&name, KEYS.iter().map(Key::variable));
-                    let origin = Origin::Variable(name.clone());
+            let key = KEYS.iter().find(|key| key.variable() == name);
+            let nearest = nearest(&name, KEYS.iter().map(Key::variable));
+            let name = shown(&name);
+            let origin = Origin::Variable(name.clone());
+            match (key, value.to_str()) {
+                (Some(key), Some(value)) => self.set(key, value, origin),
+                (Some(key), None) => self.faults.push(Fault::Value {
+                    origin,
+                    key: key.path(),
+                    value: shown(&format!("\"{}\"", value.to_string_lossy())),
+                    expected: "UTF-8".to_owned(),
+                }),
+                (None, _) => {
                     self.faults.push(Fault::Unknown {
                         origin,
                         what: "variable",
@@ -268,7 +303,7 @@ impl Layers {
                 self.origins.insert(key.path(), origin);
             }
             Err(expected) => {
-                let value = format!("{text:?}");
+                let value = shown(&format!("{text:?}"));
                 self.faults.push(Fault::Value {
                     origin,
                     key: key.path(),
@@ -301,9 +336,35 @@ impl Fault {
             Self::Syntax { origin, .. }
             | Self::Unknown { origin, .. }
             | Self::Value { origin, .. } => Some(origin.clone()),
-            Self::Unreadable { .. } | Self::Contradiction { .. } => None,
+            Self::Unreadable { .. } | Self::TooLarge { .. } | Self::Contradiction { .. } => None,
         }
     }
+}
+
+/// Where a file goes on behind `before`.
+fn place(path: &Path, before: &str) -> Origin {
+    Origin::File {
+        path: path.to_owned(),
+        line: before.bytes().filter(|byte| *byte == b'\n').count() + 1,
+        column: before.chars().rev().take_while(|c| *c != '\n').count() + 1,
+    }
+}
+
+/// What somebody wrote, as a part of a line: control characters are escaped, and what is long is cut.
+fn shown(text: &str) -> String {
+    let mut shown = String::new();
+    for (count, char) in text.chars().enumerate() {
+        if count == SHOWN_CHARS_MAX {
+            shown.push('…');
+            break;
+        }
+        if char.is_control() {
+            shown.extend(char.escape_default());
+        } else {
+            shown.push(char);
+        }
+    }
+    shown
 }
 
 /// The text of a TOML value, or what was there instead of one of the right shape.

@@ -133,10 +133,7 @@ fn contradictions_name_both_values_and_where_they_came_from() {
         Path::new("flotilla.toml"),
         "[raft]\nelection_timeout = \"200ms\"",
     );
-    layers.variables([(
-        "FLOTILLA_RAFT__HEARTBEAT_INTERVAL".to_owned(),
-        "150ms".to_owned(),
-    )]);
+    layers.variables([("FLOTILLA_RAFT__HEARTBEAT_INTERVAL".into(), "150ms".into())]);
     let error = layers.done().expect_err("contradiction");
     assert_eq!(
         error.to_string(),
@@ -230,7 +227,7 @@ fn later_layers_win() {
         ("FLOTILLA_LOG__LEVEL", "debug"),
         ("FLOTILLA_ENDPOINTS", "x"),
     ];
-    let variables = variables.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let variables = variables.map(|(name, value)| (name.into(), value.into()));
     let config = Config::load(&args, variables).expect("configuration");
     assert_eq!(config.node.data, Path::new("from-flag"));
     assert_eq!(config.node.join.len(), 2);
@@ -238,7 +235,7 @@ fn later_layers_win() {
     assert_eq!(config.log.level.as_str(), "debug");
     assert_eq!(config.advertised(), &config.node.listen);
 
-    let wrong = [("FLOTILLA_NODE__DATUM".to_owned(), "x".to_owned())];
+    let wrong = [("FLOTILLA_NODE__DATUM".into(), "x".into())];
     let error = Config::load(&StartArgs::default(), wrong)
         .expect_err("unknown variable")
         .to_string();
@@ -313,4 +310,77 @@ fn times_become_ticks() {
     let text = "[raft]\nheartbeat_interval = \"300ms\"\nelection_timeout = \"1s\"";
     let odd = read(text).expect("configuration").raft.ticks();
     assert_eq!((odd.tick, odd.election), (Duration::from_millis(150), 7));
+}
+
+/// Found by the fuzz target `config`: the file's name was all that was said.
+#[test]
+fn bytes_that_are_no_text_are_refused_with_their_place() {
+    let mut layers = Layers::default();
+    layers.bytes(
+        Path::new("flotilla.toml"),
+        b"[node]\ndata = \"\xc3\xb6\xff\"\n",
+    );
+    let faults: Vec<String> = layers.faults.iter().map(Fault::to_string).collect();
+    assert_eq!(
+        faults,
+        ["flotilla.toml:2:10: not UTF-8, the encoding of TOML"]
+    );
+}
+
+/// As `std::env::vars` panics on any variable that is no text, also on those of others.
+#[cfg(unix)]
+#[test]
+fn variables_that_are_no_text_are_refused_if_they_are_ours() {
+    use std::os::unix::ffi::OsStringExt as _;
+    let bytes = |bytes: &[u8]| std::ffi::OsString::from_vec(bytes.to_vec());
+    let mut layers = Layers::default();
+    layers.variables([
+        (bytes(b"SOMEBODYS"), bytes(b"\xff")),
+        (bytes(b"SOMEBODYS\xff"), bytes(b"x")),
+        (bytes(b"FLOTILLA_NODE__DATA"), bytes(b"/data/\xff")),
+        (bytes(b"FLOTILLA_NODE__DATA\xff"), bytes(b"x")),
+    ]);
+    let faults: Vec<String> = layers.faults.iter().map(Fault::to_string).collect();
+    assert_eq!(
+        faults,
+        [
+            "FLOTILLA_NODE__DATA: node.data = \"/data/\u{fffd}\": expected UTF-8",
+            "FLOTILLA_NODE__DATA\u{fffd}: unknown variable FLOTILLA_NODE__DATA\u{fffd}; did you mean FLOTILLA_NODE__DATA?",
+        ]
+    );
+    assert_eq!(layers.config, Config::default());
+}
+
+/// Found by the fuzz target `config`: names were printed raw, and values in full.
+#[test]
+fn what_is_wrong_is_shown_on_one_short_line() {
+    assert_eq!(
+        refusal("\"zz\\nzz\" = 1"),
+        ["flotilla.toml:1:1: unknown key zz\\nzz"]
+    );
+    let long = "x".repeat(10_000);
+    for text in [
+        format!("[limits]\nkey_bytes = \"{long}\""),
+        format!("[limits]\nkey_bytes = {}", "1".repeat(10_000)),
+        format!("[limits]\n{long} = 1"),
+        format!("{long} = {{}}"),
+        long,
+        "[".repeat(10_000),
+    ] {
+        let faults = refusal(&text);
+        assert!(faults.iter().all(|fault| fault.len() < 400), "{faults:?}");
+    }
+}
+
+#[test]
+fn a_file_that_is_no_configuration_is_not_read_to_its_end() {
+    let args = StartArgs {
+        config: Some("/dev/zero".into()),
+        ..StartArgs::default()
+    };
+    let error = Config::load(&args, []).expect_err("endless").to_string();
+    assert!(
+        error.contains("/dev/zero: has more than 65536 bytes"),
+        "{error}"
+    );
 }

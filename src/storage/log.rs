@@ -181,7 +181,7 @@ impl RocksLog {
                 Key::HardState(_) => log.hard_state = rows::hard_state_from_row(key, value)?,
                 Key::Compacted(_) => {
                     // Precedes the entries in the order of the keys.
-                    log.compacted = rows::compacted_from_row(&rows::unseal(key, value)?);
+                    log.compacted = rows::compacted_from_row(key, value)?;
                     log.last = log.compacted;
                     let mut known = self.shard(shard);
                     (known.compacted, known.last) = (log.compacted, log.compacted);
@@ -290,6 +290,23 @@ impl RocksLog {
             .get_pinned(key)
             .map_err(|error| StorageError::rocks("storage::log::identity", &error))?;
         row.map(|row| rows::unseal(key.as_ref(), &row)).transpose()
+    }
+
+    /// Puts rows of any content in the place of all that there are, as if they had been found at a start.
+    #[cfg(any(test, fuzzing))]
+    pub(super) fn replace(&self, rows: impl IntoIterator<Item = (Vec<u8>, Vec<u8>)>) {
+        let mut batch = WriteBatch::default();
+        for row in self.db.iterator(rocksdb::IteratorMode::Start) {
+            batch.delete(row.expect("the rows can be read").0);
+        }
+        for (key, value) in rows {
+            batch.put(key, value);
+        }
+        self.db
+            .write_opt(batch, &self.unsynced)
+            .expect("the rows can be written");
+        self.shards.clear();
+        self.writing.lock().unsynced_cuts.clear();
     }
 
     /// Rewrites all files, as compactions do by and by.

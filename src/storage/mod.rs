@@ -16,6 +16,8 @@
 
 mod error;
 mod filter;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod identity;
 mod log;
 mod rows;

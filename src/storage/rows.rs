@@ -15,7 +15,7 @@ use bytes::Bytes;
 use flotilla_proto::v1 as proto;
 use flotilla_shards::{
     ids::ShardId,
-    raft::{Entry, EntryId, HardState, Index, Term},
+    raft::{Entry, EntryId, HardState, Index},
     wire,
 };
 use prost::Message;
@@ -126,7 +126,7 @@ pub(super) fn unseal<M: Message + Default>(key: &[u8], value: &[u8]) -> Result<M
     M::decode(Bytes::copy_from_slice(body)).map_err(|error| damaged(&error.to_string()))
 }
 
-fn checksum(key: &[u8], body: &[u8]) -> u32 {
+pub(super) fn checksum(key: &[u8], body: &[u8]) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
     hasher.update(key);
     hasher.update(body);
@@ -170,17 +170,24 @@ pub(super) fn compacted_to_row(position: EntryId) -> proto::Compacted {
     }
 }
 
-/// The reverse of [`compacted_to_row`].
-pub(super) fn compacted_from_row(row: &proto::Compacted) -> EntryId {
-    EntryId {
-        index: Index(row.index),
-        term: Term(row.term),
-    }
+/// The position that lies under `key`, at which a log begins.
+pub(super) fn compacted_from_row(key: &[u8], value: &[u8]) -> Result<EntryId, StorageError> {
+    let row: proto::Compacted = unseal(key, value)?;
+    let position = wire::index("compacted.index", row.index).and_then(|index| {
+        let term = wire::term("compacted.term", row.term)?;
+        Ok(EntryId { term, index })
+    });
+    position.map_err(|error| {
+        StorageError::corrupt(
+            "storage::rows::compacted",
+            format!("row {}: {error}", key.escape_ascii()),
+        )
+    })
 }
 
 #[cfg(test)]
 mod tests {
-    use flotilla_shards::raft::EntryKind;
+    use flotilla_shards::raft::{EntryKind, Term};
 
     use super::*;
     use crate::storage::Fault;

@@ -268,7 +268,7 @@ impl Import {
     fn row(&mut self, row: proto::SnapshotRow) -> Result<(), ImportError> {
         let proto::SnapshotRow { key, value } = row;
         if key <= self.last_row {
-            let (key, last) = (key.escape_ascii(), self.last_row.escape_ascii());
+            let (key, last) = (keys::shown(&key), keys::shown(&self.last_row));
             return Err(self.malformed(format!("row {key} follows row {last}")));
         }
         let file = match keys::decode(key.clone()) {
@@ -276,7 +276,10 @@ impl Import {
             Ok(RowKey::Meta(_)) if self.shard.is_meta() => DATA,
             Ok(RowKey::Session { shard, .. }) if shard == self.shard => SESSIONS,
             Ok(RowKey::State(shard)) if shard == self.shard => STATE,
-            Ok(other) => return Err(self.malformed(format!("{other:?} is not a row of the shard"))),
+            Ok(_) => {
+                let key = keys::shown(&key);
+                return Err(self.malformed(format!("row {key} is not one of the shard's")));
+            }
             Err(error) => return Err(self.malformed(error.to_string())),
         };
         match file {
@@ -347,7 +350,7 @@ impl Import {
         match ends.into_iter().flatten().find(|key| !range.contains(key)) {
             Some(key) => Err(self.malformed(format!(
                 "row {} is outside of the shard's range",
-                key.escape_ascii()
+                keys::shown(key)
             ))),
             None => Ok(()),
         }

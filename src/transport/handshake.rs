@@ -185,7 +185,10 @@ impl Door {
         }
     }
 
-    fn check(&self, handshake: Option<proto::Handshake>) -> Result<Admitted, HandshakeError> {
+    pub(super) fn check(
+        &self,
+        handshake: Option<proto::Handshake>,
+    ) -> Result<Admitted, HandshakeError> {
         let handshake = handshake.ok_or(HandshakeError::Missing)?;
         let node = handshake.from_node;
         if handshake.protocol != PROTOCOL {

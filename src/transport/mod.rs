@@ -13,6 +13,8 @@
 //!
 //! What may not live here: any decision about a shard. A message is handed over or lost, never answered.
 
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 pub mod handshake;
 mod inbound;
 mod link;

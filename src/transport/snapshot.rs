@@ -19,7 +19,7 @@ use flotilla_shards::{
     raft::{Message, MessageKind},
     wire,
 };
-use futures_util::stream;
+use futures_util::{Stream, StreamExt as _, stream};
 use parking_lot::Mutex;
 use prost::Message as _;
 use tokio::{
@@ -304,7 +304,7 @@ fn paced(
 }
 
 /// What the receiving task tells the thread that writes.
-enum Step {
+pub(super) enum Step {
     Chunk(proto::SnapshotChunk),
     /// The stream ended in order.
     End,
@@ -326,21 +326,10 @@ pub(super) async fn receive(
         .unwrap_or_default();
     let header = first.header.take().unwrap_or_default();
     let (peer, _) = shared.admit(header.handshake)?;
-    let (shard, message) = header
-        .message
-        .ok_or_else(|| "it is missing".to_owned())
-        .and_then(|message| wire::decode_message(message).map_err(|error| error.to_string()))
-        .and_then(|(shard, message)| {
-            if message.kind == MessageKind::Snap && message.snapshot.is_some() {
-                Ok((shard, message))
-            } else {
-                Err(format!("it is {:?}, not a snapshot", message.kind))
-            }
-        })
-        .map_err(|reason| {
-            shared.metrics.malformed_messages.inc();
-            Status::invalid_argument(format!("the snapshot's announcing message: {reason}"))
-        })?;
+    let (shard, message) = announced(header.message).map_err(|reason| {
+        shared.metrics.malformed_messages.inc();
+        Status::invalid_argument(format!("the snapshot's announcing message: {reason}"))
+    })?;
     let Ok(_turn) = shared.receives.try_acquire() else {
         return Err(SnapshotRefused::Busy(format!(
             "{} snapshots are being received",
@@ -356,8 +345,12 @@ pub(super) async fn receive(
     let from = peer.id;
     let writing =
         spawn_blocking(move || write_sink(|| inbound.begin_snapshot(from, shard, message), taken));
+    let count = |chunk: &proto::SnapshotChunk| {
+        let bytes = chunk.encoded_len() as u64;
+        shared.metrics.snapshot_received_bytes.inc_by(bytes);
+    };
     let fed = tokio::select! {
-        fed = feed(shared, first, &mut chunks, steps) => fed,
+        fed = feed(first, &mut chunks, steps, shared.options.snapshot_stall, count) => fed,
         () = shared.stopped() => Err(Status::unavailable("the node is shutting down")),
     };
     // What the writer says comes first: if it refused, the feeder only found nobody listening.
@@ -387,27 +380,40 @@ pub(super) async fn receive(
     result
 }
 
+/// What the first chunk announces: the Raft message that goes with the content.
+pub(super) fn announced(
+    message: Option<proto::ShardMessage>,
+) -> Result<(ShardId, Message), String> {
+    let message = message.ok_or("it is missing")?;
+    let (shard, message) = wire::decode_message(message).map_err(|error| error.to_string())?;
+    if message.kind == MessageKind::Snap && message.snapshot.is_some() {
+        Ok((shard, message))
+    } else {
+        Err(format!("it is {:?}, not a snapshot", message.kind))
+    }
+}
+
 /// Hands the stream's chunks to the writer. Ends well only if the stream ended behind the chunk with the row count.
-async fn feed(
-    shared: &Shared,
+pub(super) async fn feed(
     first: proto::SnapshotChunk,
-    chunks: &mut tonic::Streaming<proto::SnapshotChunk>,
+    chunks: &mut (impl Stream<Item = Result<proto::SnapshotChunk, Status>> + Unpin),
     steps: mpsc::Sender<Step>,
+    stall: Duration,
+    count: impl Fn(&proto::SnapshotChunk),
 ) -> Result<(), Status> {
-    let stall = shared.options.snapshot_stall;
     let mut chunk = first;
     loop {
-        let bytes = chunk.encoded_len() as u64;
-        shared.metrics.snapshot_received_bytes.inc_by(bytes);
+        count(&chunk);
         let last = chunk.total_rows.is_some();
         if steps.send(Step::Chunk(chunk)).await.is_err() {
             return Err(Status::aborted("the receiver gave up"));
         }
-        let next = tokio::time::timeout(stall, chunks.message())
+        let next = tokio::time::timeout(stall, chunks.next())
             .await
             .map_err(|_| {
                 Status::deadline_exceeded(format!("no chunk came for {} s", stall.as_secs()))
-            })??;
+            })?
+            .transpose()?;
         chunk = match next {
             Some(_) if last => {
                 return Err(Status::invalid_argument("a chunk follows the last one"));
@@ -433,7 +439,7 @@ async fn feed(
 }
 
 /// Writes what the feeder hands over, on a thread that may block. True: it was complete, and is durable.
-fn write_sink(
+pub(super) fn write_sink(
     begin: impl FnOnce() -> Result<Box<dyn SnapshotSink>, SnapshotRefused>,
     mut steps: mpsc::Receiver<Step>,
 ) -> Result<bool, SnapshotRefused> {

@@ -228,7 +228,18 @@ impl Job {
 
 fn check_same(path: &Path, known: State, now: &State) -> Outcome<State> {
     if (&known.import, known.format, known.hex) == (&now.import, now.format, now.hex) {
-        return Ok(known);
+        // A line has a byte at least, and so has a record.
+        let records = known.written.checked_add(known.rejected);
+        let Place { offset, lines } = known.place;
+        if lines <= offset && records.is_some_and(|records| records <= offset) {
+            return Ok(known);
+        }
+        return Err(Failure::Usage(format!(
+            "the state file {} is damaged: {lines} lines, {} written and {} rejected records in {offset} bytes; delete it to start over",
+            path.display(),
+            known.written,
+            known.rejected
+        )));
     }
     Err(Failure::Usage(format!(
         "the state file {} belongs to the import of {} ({:?}{}), not of {}; name another state file",

@@ -154,7 +154,10 @@ fn a_state_of_another_import_is_refused() {
         import: name.into(),
         format: FileFormat::Csv,
         hex,
-        place: Place::default(),
+        place: Place {
+            offset: 16,
+            lines: 2,
+        },
         written: 1,
         rejected: 0,
     };
@@ -163,5 +166,35 @@ fn a_state_of_another_import_is_refused() {
     for other in [state("b", false), state("a", true)] {
         let failure = check_same(path, other, &state("a", false)).expect_err("another");
         assert!(matches!(failure, Failure::Usage(_)), "{failure}");
+    }
+}
+
+/// Found by reading: these were counted on from, past the end of their type.
+#[tokio::test]
+async fn a_state_file_that_contradicts_itself_is_refused() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (file, state) = (folder.path().join("data.csv"), folder.path().join("state"));
+    fs::write(&file, "key,value\na,1\n").expect("writable");
+    let (fake, _) = node(usize::MAX).await;
+    for (lines, written, rejected) in [
+        (u64::MAX, 0, 0),
+        (1, u64::MAX, 0),
+        (1, 0, u64::MAX),
+        (1, u64::MAX, u64::MAX),
+    ] {
+        let known = State {
+            import: fs::canonicalize(&file).expect("it is there"),
+            format: FileFormat::Csv,
+            hex: false,
+            place: Place { offset: 10, lines },
+            written,
+            rejected,
+        };
+        let known = serde_json::to_vec(&known).expect("a state");
+        fs::write(&state, known).expect("writable");
+        let failure = import(&fake, &file, Some(&state))
+            .await
+            .expect_err("damaged");
+        assert!(failure.to_string().contains("is damaged"), "{failure}");
     }
 }

@@ -1,13 +1,17 @@
 //! Comma-separated columns with a header.
 
-use std::io::{self, BufRead};
+use std::io::{self, BufRead, Read as _};
 
 use bytes::Bytes;
 use csv::{ByteRecord, ReaderBuilder};
 
 use super::{Item, Malformed, Notation, Place, Record, read_line};
+use crate::cli::escape::escape;
 
 const HEADER_BYTES_MAX: usize = 64 << 10;
+/// An empty line, which is no record, before all that is read: at the start of its input, the parser would take a byte order
+/// mark away, but here it begins in the midst of a file, and the mark is part of a key.
+const FIRST_LINE: &[u8] = b"\n";
 
 /// Where the columns stand.
 #[derive(Debug, Clone, Copy)]
@@ -53,7 +57,7 @@ impl Columns {
             }),
             _ => Err(HeaderError::Columns(format!(
                 "the first line must name the columns, \"key,value\"; it is \"{}\"",
-                String::from_utf8_lossy(line.get(..200).unwrap_or(line))
+                escape(line.get(..200).unwrap_or(line))
             ))),
         }
     }
@@ -61,7 +65,7 @@ impl Columns {
 
 /// Reads rows.
 pub(in crate::cli) struct Reader<R: BufRead> {
-    inner: csv::Reader<R>,
+    inner: csv::Reader<io::Chain<&'static [u8], R>>,
     columns: Columns,
     notation: Notation,
     /// Where `inner` began.
@@ -74,7 +78,7 @@ impl<R: BufRead> Reader<R> {
         let inner = ReaderBuilder::new()
             .has_headers(false)
             .flexible(true)
-            .from_reader(input);
+            .from_reader(FIRST_LINE.chain(input));
         Self {
             inner,
             columns,
@@ -125,18 +129,18 @@ impl<R: BufRead> Iterator for Reader<R> {
             Ok(false) => return None,
             Err(error) => return Some(Err(error.into())),
         }
-        // The reader counts lines from 1, and stands at the line after the record.
+        // The reader counts lines from 1, the first line included, and stands at the line after the record.
         let position = self.inner.position();
         let end = Place {
-            offset: self.base.offset + position.byte(),
-            lines: self.base.lines + position.line() - 1,
+            offset: self.base.offset + position.byte() - FIRST_LINE.len() as u64,
+            lines: self.base.lines + position.line() - 2,
         };
         let begin = self
             .row
             .position()
             .map_or(position.line(), |begin| begin.line());
         Some(Ok(Item {
-            line: self.base.lines + begin,
+            line: self.base.lines + begin.max(2) - 1,
             end,
             content: self.parse().map_err(|reason| {
                 let fields: Vec<&[u8]> = self.row.iter().collect();

@@ -5,6 +5,8 @@
 //! With hex notation, both formats hold hex digits.
 
 mod csv;
+#[cfg(any(test, fuzzing))]
+pub(super) mod fuzz;
 mod ndjson;
 
 use std::{
@@ -80,6 +82,7 @@ pub(super) struct Item {
 /// Something that is no record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Malformed {
+    /// Shortened if it is long, as it may hold what stands there.
     pub(super) reason: String,
     /// What stands there, shortened if it is long.
     pub(super) text: String,
@@ -90,14 +93,17 @@ impl Malformed {
     const TEXT_MAX: usize = 1000;
 
     fn new(reason: impl ToString, bytes: &[u8]) -> Self {
-        let shown = bytes.get(..Self::TEXT_MAX).unwrap_or(bytes);
-        let mut text = String::from_utf8_lossy(shown).into_owned();
-        if shown.len() < bytes.len() {
-            text.push('…');
-        }
+        let shown = |bytes: &[u8]| {
+            let shown = bytes.get(..Self::TEXT_MAX).unwrap_or(bytes);
+            let mut text = String::from_utf8_lossy(shown).into_owned();
+            if shown.len() < bytes.len() {
+                text.push('…');
+            }
+            text
+        };
         Self {
-            reason: reason.to_string(),
-            text,
+            reason: shown(reason.to_string().as_bytes()),
+            text: shown(bytes),
         }
     }
 }

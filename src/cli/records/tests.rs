@@ -108,6 +108,28 @@ fn csv_rows() {
     );
 }
 
+/// Found by the fuzz target `records`: wherever reading began, such a key lost its first character.
+#[test]
+fn a_byte_order_mark_in_the_midst_of_a_file_is_part_of_the_key() {
+    let text = "\u{feff}key,value\n\u{feff}a,1\n\u{feff}b,2\n";
+    let items = read(text, FileFormat::Csv);
+    let expected = [record("\u{feff}a", "1"), record("\u{feff}b", "2")];
+    assert_eq!(
+        items.iter().map(|item| item.line).collect::<Vec<_>>(),
+        [2, 3]
+    );
+    for (item, record) in items.iter().zip(expected) {
+        assert_eq!(item.content, Ok(record));
+    }
+    let rest = read_from(
+        text.as_bytes(),
+        FileFormat::Csv,
+        Notation::Escaped,
+        items[0].end,
+    );
+    assert_eq!(rest, items[1..]);
+}
+
 #[test]
 fn malformed_csv_is_reported_with_line_and_reason_and_the_rest_goes_on() {
     let items = read("key,value\na,1\nb\nc,3,4\n,5\nz,26\n", FileFormat::Csv);

@@ -357,3 +357,39 @@ fn a_crash_at_each_step_ends_before_or_behind_the_snapshot() {
     drop((source, target));
     let _keep: [TempDir; 3] = [from, to, images];
 }
+
+/// It goes back to the leader, and into the log: whole keys of a size that only a broken sender has would not fit there.
+#[test]
+fn a_refusal_shows_only_the_beginning_of_a_key() {
+    let folder = tempdir().unwrap();
+    let target = adopted(folder.path(), 4);
+    let row = |kind: u8, length| proto::SnapshotRow {
+        key: vec![kind; length].into(),
+        value: Bytes::new(),
+    };
+    let user = keys::data(SHARD, b"")[0];
+    let session = keys::session(
+        SHARD,
+        keys::SessionId {
+            opened_in: SHARD,
+            number: 1,
+        },
+    )[0];
+    let meta = keys::data(ShardId::META, b"")[0];
+    for rows in [
+        vec![row(255, 1 << 20)],
+        vec![row(session, 1 << 20)],
+        vec![row(meta, 1 << 20)],
+        vec![row(user, 1 << 20), row(user, 1 << 19)],
+    ] {
+        let mut import = Import::begin(Arc::clone(&target.state), SHARD, id(100, 7)).unwrap();
+        let chunk = proto::SnapshotChunk {
+            rows,
+            ..proto::SnapshotChunk::default()
+        };
+        let refusal = import.chunk(chunk).unwrap_err().to_string();
+        assert!(refusal.len() < 1_000, "{} bytes", refusal.len());
+        drop(import);
+        assert_eq!(left(folder.path()), 0);
+    }
+}
