@@ -11,7 +11,9 @@ use crate::{
 const LEFT: f64 = 56.0;
 const RIGHT: f64 = 16.0;
 /// Room for the names of faults, which stand upright.
-const NAMES: f64 = 176.0;
+const NAMES: f64 = 220.0;
+/// Between two of them, at least.
+const NAMES_APART: f64 = 11.0;
 const OK_HEIGHT: f64 = 180.0;
 const GAP: f64 = 30.0;
 const BAD_HEIGHT: f64 = 70.0;
@@ -81,6 +83,7 @@ pub(crate) fn draw(timeline: &[Counts], bands: &[Band]) -> String {
         svg.push_str(&text);
         svg.push('\n');
     };
+    let mut last_name = 0.0;
     for band in bands {
         let (from, to, served) = (x(band.from), x(band.to), x(band.served));
         let colour = colour(band.kind);
@@ -94,7 +97,8 @@ pub(crate) fn draw(timeline: &[Counts], bands: &[Band]) -> String {
         };
         put(shade(from, to, 0.30));
         put(shade(to, served, 0.10));
-        let (text_x, text_y) = (from + 8.0, NAMES - 6.0);
+        let (text_x, text_y) = ((from + 8.0).max(last_name + NAMES_APART), NAMES - 6.0);
+        last_name = text_x;
         put(format!(
             "<text x=\"{text_x:.1}\" y=\"{text_y}\" fill=\"{colour}\" \
              transform=\"rotate(-90 {text_x:.1} {text_y})\">{}</text>",

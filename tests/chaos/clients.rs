@@ -40,6 +40,9 @@ const TRY_TIMEOUT: Duration = Duration::from_millis(700);
 const LAST_TIMEOUT: Duration = Duration::from_secs(60);
 /// Of a read of one replica.
 const PINNED_TIMEOUT: Duration = Duration::from_millis(300);
+/// Between two reads that wait at one node, and how long they wait: longer than any fault lasts.
+const WAITING_PAUSE: Duration = Duration::from_millis(100);
+const WAITING_TIMEOUT: Duration = Duration::from_secs(20);
 /// How often a list or counter is read anew because somebody else has changed it meanwhile.
 const CHANGES_MAX: usize = 20;
 
@@ -98,6 +101,15 @@ impl Clients {
         seed: u64,
     ) -> Self {
         let (stop, map) = (Arc::<AtomicBool>::default(), Arc::clone(map));
+        let readers = (0..cluster.len()).map(|node| {
+            let reader = Reader {
+                stream: cluster.stream(node),
+                record: Arc::clone(record),
+                random: Rng::with_seed(seed.wrapping_add((CLIENTS + node) as u64)),
+            };
+            cluster.spawn(reader.go_on(Arc::clone(&map), Arc::clone(&stop)))
+        });
+        let readers: Vec<JoinHandle<()>> = readers.collect();
         let clients = (0..CLIENTS)
             .map(|number| {
                 let client = One {
@@ -108,6 +120,7 @@ impl Clients {
                 };
                 cluster.spawn(client.go_on(Arc::clone(&map), Arc::clone(&stop)))
             })
+            .chain(readers)
             .collect();
         Self { stop, map, clients }
     }
@@ -191,6 +204,66 @@ impl One {
                 tokio::time::sleep(Duration::from_micros(think)).await;
             }
         }
+    }
+}
+
+/// Who asks one node for linearizable reads, whatever happens to it, and waits: so that reads wait in its sockets while it
+/// stands still or is cut off, and are answered by a node that may lead no more.
+struct Reader {
+    stream: NodeStream,
+    record: Arc<Record>,
+    random: Rng,
+}
+
+impl Reader {
+    async fn go_on(mut self, map: Arc<RangeMap>, stop: Arc<AtomicBool>) {
+        let mut waiting = Vec::new();
+        let mut keys = (usize::MAX, Vec::new());
+        while !stop.load(Ordering::Relaxed) {
+            let born = generation(self.record.now());
+            if keys.0 != born {
+                keys = (
+                    born,
+                    Workload::new(CLIENTS, mix(name(born)), &map).registers,
+                );
+            }
+            let key = keys.1[self.random.usize(..keys.1.len())].clone();
+            let (stream, record) = (self.stream.clone(), Arc::clone(&self.record));
+            waiting.retain(|read: &JoinHandle<()>| !read.is_finished());
+            waiting.push(tokio::spawn(async move {
+                let level = Level::Linearizable;
+                let call = Call::Get {
+                    key: key.clone(),
+                    level,
+                };
+                let op = record.invoke(ClientId(CLIENTS as u64), call);
+                let end = get_of(&stream, &key, level, WAITING_TIMEOUT).await;
+                record.end(op, end, true);
+            }));
+            tokio::time::sleep(WAITING_PAUSE).await;
+        }
+        for read in waiting {
+            read.await.expect("no panic");
+        }
+    }
+}
+
+/// Asks one node for a key, once.
+async fn get_of(stream: &NodeStream, key: &Bytes, level: Level, timeout: Duration) -> End {
+    let kind = request::Kind::Get(v1::GetRequest {
+        key: key.clone(),
+        consistency: v1::Consistency::from(consistency(level)).into(),
+    });
+    match ask(stream, kind, timeout).await {
+        Ok(response::Kind::Get(got)) => {
+            let revision = got.revision;
+            End::Ok(Answer::Get(
+                got.value.map(|value| Found { value, revision }),
+            ))
+        }
+        Ok(other) => End::Wrong(format!("{other:?} is no answer to a get")),
+        Err(error) if is_wrong(&error) => End::Wrong(format!("{error:?}")),
+        Err(_) => End::Failed,
     }
 }
 
@@ -382,24 +455,11 @@ impl Asker {
 
     /// What the replica of one node has. Unknown if another process may have answered.
     async fn pinned(&self, node: usize, key: &Bytes, level: Level) -> End {
-        let kind = request::Kind::Get(v1::GetRequest {
-            key: key.clone(),
-            consistency: v1::Consistency::Serializable.into(),
-        });
-        let answer = ask(&self.nodes[node], kind, PINNED_TIMEOUT).await;
-        if level != Level::Replica(self.starts.of(node)) {
-            return End::Unknown;
-        }
-        match answer {
-            Ok(response::Kind::Get(got)) => {
-                let revision = got.revision;
-                End::Ok(Answer::Get(
-                    got.value.map(|value| Found { value, revision }),
-                ))
-            }
-            Ok(other) => End::Wrong(format!("{other:?} is no answer to a get")),
-            Err(error) if is_wrong(&error) => End::Wrong(format!("{error:?}")),
-            Err(_) => End::Failed,
+        let end = get_of(&self.nodes[node], key, level, PINNED_TIMEOUT).await;
+        if level == Level::Replica(self.starts.of(node)) {
+            end
+        } else {
+            End::Unknown
         }
     }
 }

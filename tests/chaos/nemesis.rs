@@ -77,11 +77,12 @@ impl Kind {
         !matches!(self, Self::KillAll | Self::AllApart | Self::PowerLossAll)
     }
 
-    /// Whether the struck node is gone for the others from one moment to the next: what the bounds of recovery are about.
+    /// What was promised for it, if anything.
     pub(crate) fn bound(self) -> Option<Bound> {
         match self {
             Self::Kill | Self::PowerLoss => Some(Bound::Killed),
             Self::Pause | Self::Isolate | Self::Vanish => Some(Bound::PausedOrCutOff),
+            Self::Deaf | Self::Mute | Self::OneWay | Self::Bridge => Some(Bound::PartlyCutOff),
             Self::Drain => Some(Bound::Drained),
             _ => None,
         }
@@ -116,6 +117,8 @@ pub(crate) enum Bound {
     Killed,
     /// Within 3 election timeouts.
     PausedOrCutOff,
+    /// Within 5 election timeouts: a quorum of nodes hears each other in both directions.
+    PartlyCutOff,
     /// All requests succeed within a second.
     Drained,
 }

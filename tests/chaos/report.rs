@@ -124,6 +124,7 @@ impl Report {
         vec![
             recovery(Bound::Killed, "killed leader", 2),
             recovery(Bound::PausedOrCutOff, "paused or cut-off leader", 3),
+            recovery(Bound::PartlyCutOff, "leader with one-way or single cuts", 5),
             Held {
                 what: format!("restart with drain: requests that succeed within {PROMPT:?}"),
                 measured: format!("{succeeded} of {all}"),
@@ -418,7 +419,7 @@ mod tests {
                 (Kind::Kill, recovery(&[900, 2000])),
                 (Kind::Pause, recovery(&[1000, 3001])),
                 // Not what the bounds are about.
-                (Kind::Bridge, recovery(&[20, 9000])),
+                (Kind::SlowLinks, recovery(&[20, 9000])),
             ]),
             drains: Drains::default(),
             quorums_gone: 0,
@@ -436,16 +437,16 @@ mod tests {
         let met = |report: &Report| -> Vec<Option<bool>> {
             report.bounds().into_iter().map(|held| held.met).collect()
         };
-        assert_eq!(met(&report), [Some(true), Some(false), None]);
+        assert_eq!(met(&report), [Some(true), Some(false), None, None]);
         report.drains.add(Duration::from_millis(5), None);
-        assert_eq!(met(&report)[2], Some(true));
+        assert_eq!(met(&report)[3], Some(true));
         report
             .drains
             .add(Duration::from_secs(1), Some("late".to_owned()));
-        assert_eq!(met(&report)[2], Some(false));
-        assert_eq!(report.bounds()[2].measured, "1 of 2");
+        assert_eq!(met(&report)[3], Some(false));
+        assert_eq!(report.bounds()[3].measured, "1 of 2");
         report.recoveries.clear();
-        assert_eq!(met(&report)[..2], [None, None]);
+        assert_eq!(met(&report)[..3], [None, None, None]);
     }
 
     #[test]

@@ -87,7 +87,8 @@ impl Order {
         let kinds = self.kinds.iter().copied();
         let kinds = kinds.filter(|kind| !kind.needs_disks() || !disks.is_empty());
         let (setting, election_timeout) = self.election_timeout;
-        let mut nemesis = Nemesis::new(self.seed, kinds.collect(), NODES, election_timeout);
+        let kinds: Vec<Kind> = kinds.collect();
+        let mut nemesis = Nemesis::new(self.seed, kinds.clone(), NODES, election_timeout);
         let cluster = Cluster::start(Plan {
             nodes: NODES,
             split: Split::Even(SHARDS),
@@ -115,6 +116,13 @@ impl Order {
             run.round(nemesis.draw());
         }
         let faults_end = run.record.now();
+        let unseen = kinds
+            .iter()
+            .filter(|kind| !run.recoveries.contains_key(kind));
+        let unseen: Vec<&str> = unseen.map(|kind| kind.name()).collect();
+        if !unseen.is_empty() {
+            not_tested.push(format!("did not come in this run: {}", unseen.join(", ")));
+        }
         run.calm(clients);
         let (history, timeline, wrong) = run.record.take();
         let problems = wrong.into_iter().chain(run.problems);
@@ -173,12 +181,8 @@ impl Run {
         if fault.kind != Kind::Drain {
             thread::sleep(fault.hold);
         }
-        let gone = (0..NODES).find(|node| self.cluster.has_ended(*node));
-        if let Some(node) = gone {
-            let status = self.cluster.wait(node);
-            panic!("{fault}: node {node} ended by itself: {status}");
-        }
-        if fault.kind.leaves_a_quorum() {
+        self.assert_none_has_ended(&fault);
+        if fault.kind.leaves_a_quorum() && fault.kind != Kind::Drain {
             self.explain_unserved(&fault, &leaders, struck);
         }
         let to = self.record.now();
@@ -187,7 +191,14 @@ impl Run {
         let healing = Instant::now();
         fault.heal(&mut self.cluster);
         let healed = Instant::now();
-        self.cluster.until_all_serve();
+        while let Some(node) = (0..NODES).find(|node| !self.cluster.serves(*node)) {
+            self.assert_none_has_ended(&fault);
+            assert!(
+                healed.elapsed() < PATIENCE,
+                "{fault}: node {node} does not serve {PATIENCE:?} after it"
+            );
+            thread::sleep(Duration::from_millis(20));
+        }
         let shards: BTreeSet<ShardId> = leaders.keys().copied().collect();
         self.until_served(&fault, &shards, healed);
         self.bands.push(Band {
@@ -234,6 +245,13 @@ impl Run {
                 recovery.times.add(served - struck);
                 recovery.late += usize::from(served > healing);
             }
+        }
+    }
+
+    fn assert_none_has_ended(&mut self, fault: &Fault) {
+        if let Some(node) = (0..NODES).find(|node| self.cluster.has_ended(*node)) {
+            let status = self.cluster.wait(node);
+            panic!("{fault}: node {node} has ended by itself: {status}");
         }
     }
 
