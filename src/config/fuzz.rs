@@ -13,6 +13,9 @@ const FILE: &str = "flotilla.toml";
 /// What is said about one fault, in characters: more than a line would fill a screen with somebody's data.
 const FAULT_CHARS_MAX: usize = 600;
 
+/// Bytes of a line that is doubled.
+const LINE_BYTES_MAX: usize = 1_000;
+
 /// A file, an environment, or both: what is accepted can be printed and read again, what is refused is named with its
 /// place.
 ///
@@ -159,6 +162,8 @@ fn edited(mut data: &[u8]) -> Vec<u8> {
                 line.truncate(equals.map_or(0, |at| at + 1));
                 line.extend_from_slice(piece);
             }
+            // Bounded, as a line that is doubled again and again would fill the memory.
+            _ if line.len() > LINE_BYTES_MAX => {}
             _ => {
                 let double = line.clone();
                 line.push(b'\n');

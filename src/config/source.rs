@@ -352,17 +352,17 @@ fn place(path: &Path, before: &str) -> Origin {
 
 /// What somebody wrote, as a part of a line: control characters are escaped, and what is long is cut.
 fn shown(text: &str) -> String {
-    let mut shown = String::new();
-    for (count, char) in text.chars().enumerate() {
-        if count == SHOWN_CHARS_MAX {
-            shown.push('…');
-            break;
-        }
-        if char.is_control() {
-            shown.extend(char.escape_default());
-        } else {
-            shown.push(char);
-        }
+    let escaped = |char: char| {
+        let (control, plain) = match char.is_control() {
+            true => (Some(char.escape_default()), None),
+            false => (None, Some(char)),
+        };
+        control.into_iter().flatten().chain(plain)
+    };
+    let mut chars = text.chars().flat_map(escaped);
+    let mut shown: String = chars.by_ref().take(SHOWN_CHARS_MAX).collect();
+    if chars.next().is_some() {
+        shown.push('…');
     }
     shown
 }

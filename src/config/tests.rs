@@ -366,6 +366,7 @@ fn what_is_wrong_is_shown_on_one_short_line() {
         format!("{long} = {{}}"),
         long,
         "[".repeat(10_000),
+        format!("\"{}\" = 1", "\\u0001".repeat(99)),
     ] {
         let faults = refusal(&text);
         assert!(faults.iter().all(|fault| fault.len() < 400), "{faults:?}");

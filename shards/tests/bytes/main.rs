@@ -16,7 +16,7 @@ mod shard;
 use feed::feed;
 
 /// Mutations of each target in an ordinary run.
-const RUNS: u64 = 20_000;
+const RUNS: u64 = 100_000;
 
 #[test]
 fn frames_of_clients() {
