@@ -20,6 +20,7 @@ mod filter;
 pub mod fuzz;
 mod identity;
 mod log;
+mod records;
 mod rows;
 mod sizes;
 mod snapshot;
@@ -139,6 +140,8 @@ pub fn open(data: &Path, options: &StorageOptions) -> Result<Stores, OpenError> 
     if let Some(parent) = data.canonicalize().map_err(io(data))?.parent() {
         sync_dir(parent)?;
     }
+    records::check(&log)?;
+    records::check(&state)?;
     let log = RocksLog::open(&log, options)?;
     let state = RocksState::open(&state, &snapshots, options)?;
     let identity = identity::reconcile(data, &log, &state)?;
