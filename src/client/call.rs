@@ -66,15 +66,7 @@ impl Client {
                 },
                 Err(error) => error,
             };
-            let failed = Failed {
-                transient: error.is_transient(),
-                nothing_written: error.nothing_written(),
-                named_another: routes.learn(&target, &error),
-                retry_after: match &error {
-                    Error::Busy { retry_after, .. } => *retry_after,
-                    _ => Duration::ZERO,
-                },
-            };
+            let failed = failed(&error, routes.learn(&target, &error));
             let pause = tries.failed(failed, &mut self.random());
             let pause = pause.filter(|pause| Instant::now() + *pause < last_try);
             let Some(pause) = pause else {
@@ -94,6 +86,19 @@ impl Client {
                 }
             }
         }
+    }
+}
+
+/// What a try that ended in `error` proves.
+fn failed(error: &Error, named_another: bool) -> Failed {
+    Failed {
+        transient: error.is_transient(),
+        nothing_written: error.nothing_written(),
+        named_another,
+        retry_after: match error {
+            Error::Busy { retry_after, .. } => *retry_after,
+            _ => Duration::ZERO,
+        },
     }
 }
 
@@ -154,12 +159,14 @@ mod tests {
     }
 
     fn names(repeat: Repeat) -> Vec<String> {
-        let again = |error: &&Error| {
-            error.is_transient() && (repeat != Repeat::Write || error.nothing_written())
+        let mut random = fastrand::Rng::with_seed(1);
+        let mut again = |error: &&Error| {
+            let mut tries = Tries::new(repeat);
+            tries.failed(failed(error, false), &mut random).is_some()
         };
         errors()
             .iter()
-            .filter(again)
+            .filter(&mut again)
             .map(|error| match error {
                 Error::DeadlineExceeded { sent: true, .. } => "deadline_exceeded, sent".to_owned(),
                 error => error.kind().to_owned(),
