@@ -4,22 +4,29 @@ use crate::network::{Network, config, members};
 use bytes::Bytes;
 use flotilla_shards::raft::{Config, RawNode, ReplicaId, Role};
 
-#[test]
-fn a_lazy_commit_index_is_stored_now_and_then() {
-    let lazy = |id| Config {
+fn lazy(id: u64) -> Config {
+    Config {
         lazy_commit: true,
         ..config(id)
-    };
+    }
+}
+
+fn commit_one(network: &mut Network) {
+    network
+        .node(1)
+        .propose(Bytes::from_static(b"entry"))
+        .expect("leading");
+    network.settle();
+}
+
+#[test]
+fn a_lazy_commit_index_is_stored_now_and_then() {
     let stored = |network: &mut Network| network.node(1).storage().hard_state();
     let mut network = Network::led(3, lazy);
     let elected = stored(&mut network);
     let mut behind = 0;
     for _ in 0..200 {
-        network
-            .node(1)
-            .propose(Bytes::from_static(b"entry"))
-            .expect("leading");
-        network.settle();
+        commit_one(&mut network);
         let (known, stored) = (network.node(1).hard_state(), stored(&mut network));
         assert_eq!((stored.term, stored.vote), (known.term, known.vote));
         assert!(
@@ -45,18 +52,10 @@ fn a_lazy_commit_index_is_stored_now_and_then() {
 
 #[test]
 fn a_new_vote_and_a_snapshot_take_the_commit_index_with_them() {
-    let lazy = |id| Config {
-        lazy_commit: true,
-        ..config(id)
-    };
     let mut network = Network::led(3, lazy);
     network.cut = vec![ReplicaId(3)];
     for _ in 0..10 {
-        network
-            .node(1)
-            .propose(Bytes::from_static(b"entry"))
-            .expect("leading");
-        network.settle();
+        commit_one(&mut network);
     }
     let last = network.node(1).raft.log().committed();
     let storage = network.node(1).storage_mut();
