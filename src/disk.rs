@@ -20,6 +20,15 @@ pub fn free_bytes(path: &Path) -> io::Result<u64> {
     Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
 }
 
+/// Bytes of the file system of `path`.
+///
+/// # Errors
+/// The path does not exist or cannot be asked.
+pub fn size_bytes(path: &Path) -> io::Result<u64> {
+    let stat = rustix::fs::statvfs(path)?;
+    Ok(stat.f_blocks.saturating_mul(stat.f_frsize))
+}
+
 /// Whether writes are refused: from the moment when less than the reserve is free, until a quarter more than the
 /// reserve is, so that the answer does not flutter.
 fn is_low(was_low: bool, free: u64, reserve: u64) -> bool {
@@ -170,7 +179,8 @@ mod tests {
     #[test]
     fn the_system_is_asked() {
         let folder = tempfile::tempdir().expect("temporary folder");
-        assert!(free_bytes(folder.path()).expect("free space") > 0);
+        let free = free_bytes(folder.path()).expect("free space");
+        assert!(free > 0 && free <= size_bytes(folder.path()).expect("size"));
         assert!(free_bytes(&folder.path().join("missing")).is_err());
         let impossible = DiskWatch::new(folder.path(), Size(u64::MAX)).expect("look");
         assert!(impossible.check().is_err());

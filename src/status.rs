@@ -37,6 +37,24 @@ pub struct ReadyCheck {
     pub problem: Option<String>,
 }
 
+/// Rows of a list of shards, and how many there are without a wish.
+const ROWS_MAX: usize = 10_000;
+const ROWS: usize = 1_000;
+
+/// Which shards to list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Which {
+    /// A page of all of them, by id.
+    After {
+        /// Those behind this one.
+        shard: u64,
+        /// So many at most, at least one.
+        limit: usize,
+    },
+    /// So many of those that were asked most in the last seconds, the most asked first.
+    Hottest(usize),
+}
+
 /// What the node tells about itself.
 pub trait StatusSource: Send + Sync + 'static {
     /// All conditions of being ready, in the order in which they should be read. The node is ready if all hold.
@@ -44,6 +62,10 @@ pub trait StatusSource: Send + Sync + 'static {
 
     /// Version, ids, address, counts: the same facts as `Admin.Status`, as a JSON object.
     fn status(&self) -> Value;
+
+    /// Shards that this node has a replica of, as it sees them: `shards`, and as `next` the id to go on after, if there
+    /// may be more.
+    fn shards(&self, which: Which) -> BoxFuture<'_, Value>;
 
     /// One shard as this node sees it, or nothing if it has no replica of it.
     fn shard(&self, id: u64) -> BoxFuture<'_, Option<Value>>;
@@ -101,6 +123,7 @@ fn router(shared: Arc<Shared>) -> Router {
         .route("/status", get(status))
         .route("/config", get(config))
         .route("/log-level", get(log_level).put(set_log_level))
+        .route("/shards", get(shards))
         .route("/shards/{id}", get(shard))
         .fallback(|| async { refusal(StatusCode::NOT_FOUND, "no such page; / lists them") })
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
@@ -121,6 +144,7 @@ async fn index() -> &'static str {
      /status          version, ids, counts\n\
      /config          the configuration in force\n\
      /log-level       what is logged; PUT changes it\n\
+     /shards          the shards of this node; ?after=ID&limit=N turns pages, ?hottest=N has the most asked\n\
      /shards/{id}     one shard as this node sees it\n"
 }
 
@@ -189,6 +213,28 @@ async fn set_log_level(State(shared): State<Arc<Shared>>, body: String) -> Respo
     }
     tracing::info!(level = level.as_str(), "the log level was changed");
     (level.as_str().to_owned() + "\n").into_response()
+}
+
+#[derive(serde::Deserialize)]
+struct ShardsQuery {
+    after: Option<u64>,
+    limit: Option<usize>,
+    hottest: Option<usize>,
+}
+
+async fn shards(
+    State(shared): State<Arc<Shared>>,
+    Query(query): Query<ShardsQuery>,
+) -> Json<Value> {
+    let rows = |wish: usize| wish.clamp(1, ROWS_MAX);
+    let which = match query.hottest {
+        Some(count) => Which::Hottest(rows(count)),
+        None => Which::After {
+            shard: query.after.unwrap_or(0),
+            limit: rows(query.limit.unwrap_or(ROWS)),
+        },
+    };
+    Json(shared.source.shards(which).await)
 }
 
 async fn shard(State(shared): State<Arc<Shared>>, Path(id): Path<String>) -> Response {

@@ -5,8 +5,8 @@ use std::marker::PhantomData;
 
 use prometheus::core::Collector;
 use prometheus::{
-    Error, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec,
-    IntGauge, IntGaugeVec, Opts, Registry,
+    Counter, CounterVec, Error, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec,
+    IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
 };
 
 use crate::labels::Label;
@@ -73,6 +73,7 @@ macro_rules! metric {
 }
 
 metric!(IntCounter, IntCounterVec, "counter", d => Opts::new(d.name, d.help));
+metric!(Counter, CounterVec, "counter", d => Opts::new(d.name, d.help));
 metric!(IntGauge, IntGaugeVec, "gauge", d => Opts::new(d.name, d.help));
 metric!(Gauge, GaugeVec, "gauge", d => Opts::new(d.name, d.help));
 metric!(Histogram, HistogramVec, "histogram", d => HistogramOpts::new(d.name, d.help).buckets(d.buckets.to_vec()));
@@ -230,5 +231,40 @@ impl<M: Metric, L: Label> Family for ByPeer<M, L> {
 impl<M: Metric, L> std::fmt::Debug for ByPeer<M, L> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("ByPeer").finish_non_exhaustive()
+    }
+}
+
+/// Metrics of one family, one per peer.
+#[derive(Clone)]
+pub struct PerPeer<M: Metric>(M::Family);
+
+impl<M: Metric> PerPeer<M> {
+    /// The metric of one peer.
+    pub fn peer(&self, node: u64) -> M {
+        M::member(&self.0, &[&node.to_string()])
+            .expect("the family was made with the label that is filled in here")
+    }
+
+    /// Takes a peer that left the cluster out of the exported text.
+    pub fn forget(&self, node: u64) {
+        M::remove(&self.0, &[&node.to_string()]);
+    }
+}
+
+impl<M: Metric> Family for PerPeer<M> {
+    const KIND: &'static str = M::KIND;
+
+    fn labels() -> Vec<(&'static str, &'static [&'static str])> {
+        vec![(PEER, &[])]
+    }
+
+    fn register(registry: &Registry, declaration: &Declaration) -> Result<Self, Error> {
+        Ok(Self(registered::<Self, M>(registry, declaration)?))
+    }
+}
+
+impl<M: Metric> std::fmt::Debug for PerPeer<M> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PerPeer").finish_non_exhaustive()
     }
 }

@@ -161,26 +161,20 @@ label! {
         Done = "done",
         /// Given up; the leader tries again.
         Failed = "failed",
+        /// The content did not agree with its checksums or with itself; nothing of it was used.
+        Malformed = "malformed",
         /// No longer needed: the replica caught up or the shard moved on.
         Abandoned = "abandoned",
     }
 }
 
 label! {
-    /// What a bounded queue or budget was full of when it answered "busy".
+    /// What was used up when the node answered "busy"; a shard's own word is a [`RefusalReason`].
     BusyReason("reason") {
         /// Bytes of requests in flight on this node.
         InFlightBytes = "in_flight_bytes",
         /// Number of requests in flight on this node.
         InFlightRequests = "in_flight_requests",
-        /// The mailbox of the worker that owns the shard.
-        Mailbox = "mailbox",
-        /// Uncommitted bytes of the shard's log.
-        Uncommitted = "uncommitted",
-        /// Reads of the shard that wait for a confirmation.
-        Reads = "reads",
-        /// Committed entries that wait to be applied.
-        Apply = "apply",
         /// Free disk space is below the reserve.
         DiskFull = "disk_full",
     }
@@ -199,13 +193,57 @@ label! {
 }
 
 label! {
-    /// How a linearizable read was confirmed.
-    ReadConfirmation("by") {
-        /// A heartbeat quorum.
-        Quorum = "quorum",
-        /// The leader's lease.
-        Lease = "lease",
-        /// A read index that a follower asked its leader for.
-        Leader = "leader",
+    /// Why a shard gave a request back without having carried it out, or without knowing whether it has.
+    RefusalReason("reason") {
+        /// The replica did not lead.
+        NotLeader = "not_leader",
+        /// The node has no replica of the shard.
+        NoReplica = "no_replica",
+        /// Too much was queued or not yet committed.
+        Busy = "busy",
+        /// The leader lost its office after it had appended the write.
+        OutcomeUnknown = "outcome_unknown",
+        /// Another leader's entry took the place of the write.
+        Superseded = "superseded",
+        /// A read's leader could not prove that it still leads.
+        Unconfirmed = "unconfirmed",
+        /// The state machine said no.
+        State = "state",
+    }
+}
+
+label! {
+    /// One of a node's two databases.
+    Database("database") {
+        /// The logs of all shards.
+        Log = "log",
+        /// The applied state of all shards.
+        State = "state",
+    }
+}
+
+label! {
+    /// A place among the shards of a node that were asked most, from the most asked on.
+    Rank("rank") {
+        /// The hottest.
+        First = "1",
+        /// The second.
+        Second = "2",
+        /// The third.
+        Third = "3",
+        /// The fourth.
+        Fourth = "4",
+        /// The fifth.
+        Fifth = "5",
+        /// The sixth.
+        Sixth = "6",
+        /// The seventh.
+        Seventh = "7",
+        /// The eighth.
+        Eighth = "8",
+        /// The ninth.
+        Ninth = "9",
+        /// The tenth.
+        Tenth = "10",
     }
 }

@@ -12,16 +12,20 @@ pub mod labels;
 mod reference;
 
 pub use labels::{
-    BusyReason, DropReason, HandshakeRefusal, Label, Lane, Operation, Outcome, ReadConfirmation,
-    ShardState, SnapshotOutcome, Stage,
+    BusyReason, Database, DropReason, HandshakeRefusal, Label, Lane, Operation, Outcome, Rank,
+    RefusalReason, ShardState, SnapshotOutcome, Stage,
 };
 pub use prometheus::Error;
 
-use family::{By, By2, ByPeer, Declaration, Family};
+pub use reference::Line;
+
+use family::{By, By2, ByPeer, Declaration, Family, PerPeer};
 use prometheus::{Encoder, Opts, Registry, TextEncoder};
 
 /// A monotonic count.
 pub type Counter = prometheus::IntCounter;
+/// A monotonic sum in fractions of its unit.
+pub type FloatCounter = prometheus::Counter;
 /// A value that goes up and down.
 pub type Gauge = prometheus::IntGauge;
 /// A value in fractions of its unit that goes up and down.
@@ -82,14 +86,20 @@ macro_rules! metrics {
                 Ok(Self { registry, $($field),+ })
             }
 
-            /// The reference page: every metric with kind, labels and meaning, as Markdown.
-            pub fn reference() -> String {
-                reference::page(&[$(reference::Line {
+            /// Every metric with kind, labels and meaning, in the order of their declaration.
+            pub fn declared() -> Vec<Line> {
+                vec![$(Line {
                     name: $name,
+                    field: stringify!($field),
                     kind: <$family as Family>::KIND,
                     labels: <$family as Family>::labels(),
                     help: concat!($($help),+).trim_ascii(),
-                }),+])
+                }),+]
+            }
+
+            /// The reference page: every metric with kind, labels and meaning, as Markdown.
+            pub fn reference() -> String {
+                reference::page(&Self::declared())
             }
         }
     };
@@ -106,7 +116,7 @@ metrics! {
     request_seconds: By<Histogram, Operation> = "flotilla_request_latency_seconds" in LATENCY;
     /// Time that a write spends in each stage; see `ARCHITECTURE.md`, the way of a put.
     stage_seconds: By<Histogram, Stage> = "flotilla_write_stage_latency_seconds" in LATENCY;
-    /// Requests refused because a queue or budget was full, by what was full.
+    /// Requests that the node refused at its door, by what was used up.
     busy: By<Counter, BusyReason> = "flotilla_request_busy_total";
     /// Requests taken in and not yet answered.
     in_flight_requests: Gauge = "flotilla_request_in_flight";
@@ -116,9 +126,9 @@ metrics! {
     forwarded: By<Counter, Operation> = "flotilla_request_forwarded_total";
     /// Requests that were held because the shard had no known leader.
     held: Counter = "flotilla_request_held_total";
-    /// Keys and values read for clients, in bytes.
+    /// Keys and values that were read for clients, in bytes.
     read_bytes: Counter = "flotilla_request_read_bytes_total";
-    /// Keys and values written by clients, in bytes.
+    /// Commands of clients that were applied, in bytes; counted where the shard leads.
     written_bytes: Counter = "flotilla_request_written_bytes_total";
     /// Bidirectional client streams that are open.
     streams: Gauge = "flotilla_request_streams_open";
@@ -135,26 +145,26 @@ metrics! {
     elections_won: Counter = "flotilla_shard_elections_won_total";
     /// Changes of a shard's leader as seen by this node.
     leader_changes: Counter = "flotilla_shard_leader_changes_total";
-    /// Leaderships that this node handed over on purpose.
-    leader_transfers: Counter = "flotilla_shard_leader_transfers_total";
     /// Client commands that entered a leader's log.
     proposals: Counter = "flotilla_shard_proposals_total";
-    /// Client commands that were refused or lost before they were committed.
-    proposals_dropped: Counter = "flotilla_shard_proposals_dropped_total";
+    /// Requests that a shard gave back, by reason.
+    refusals: By<Counter, RefusalReason> = "flotilla_shard_refusals_total";
+    /// Client commands that wait in the leaders of this node: not yet proposed, or proposed and not yet committed.
+    pending_commands: Gauge = "flotilla_shard_pending_commands";
+    /// Shards led by this node that lack a replica: its node is silent, or it needs a snapshot.
+    under_replicated: Gauge = "flotilla_shard_under_replicated";
+    /// Shards led by this node that lack so many replicas that nothing can be committed.
+    without_quorum: Gauge = "flotilla_shard_without_quorum";
+    /// Shards of the cluster, as far as this node knows them.
+    shards_known: Gauge = "flotilla_shard_known";
+    /// Requests per second of the ten most asked shards of this node, by rank; `/shards?hottest=10` has their ids.
+    hot_shards: By<FloatGauge, Rank> = "flotilla_shard_hot_requests_per_second";
     /// Client commands per log entry.
     commands_per_entry: Histogram = "flotilla_shard_commands_per_entry" in BATCH;
-    /// Shards that a worker's turn touched.
-    shards_per_turn: Histogram = "flotilla_shard_turn_shards" in BATCH;
     /// Time that one turn of a worker took.
     turn_seconds: Histogram = "flotilla_shard_turn_seconds" in LATENCY;
-    /// Rounds of read confirmation, by how the read index was confirmed.
-    read_rounds: By<Counter, ReadConfirmation> = "flotilla_shard_read_rounds_total";
-    /// Linearizable reads that one confirmation served.
+    /// Linearizable reads that were confirmed in one turn of a worker.
     reads_per_round: Histogram = "flotilla_shard_reads_per_round" in BATCH;
-    /// Sessions that are open in the shards that this node leads.
-    sessions: Gauge = "flotilla_shard_sessions_open";
-    /// Retried writes that got the stored first answer instead of being applied again.
-    session_repeats: Counter = "flotilla_shard_session_repeats_total";
 
     // The log.
 
@@ -179,6 +189,12 @@ metrics! {
     log_compactions: Counter = "flotilla_log_compactions_total";
     /// Entries removed by cutting logs at the front.
     log_compacted_entries: Counter = "flotilla_log_compacted_entries_total";
+    /// Bytes of entries in the logs of all shards that have not been cut yet.
+    log_live_bytes: Gauge = "flotilla_log_live_bytes";
+    /// Bytes of entries in the longest log of a shard.
+    log_longest_bytes: Gauge = "flotilla_log_longest_bytes";
+    /// How long the disk has been at the write of the log that is under way; 0 if none is.
+    log_write_running: FloatGauge = "flotilla_log_write_running_seconds";
     /// Bytes of the log that a restart would replay.
     log_replay_bytes: Gauge = "flotilla_log_replay_bytes";
     /// Entries that a follower needed and that were in memory.
@@ -206,14 +222,45 @@ metrics! {
     state_flushes: Counter = "flotilla_state_flushes_total";
     /// Time of one flush of the state database.
     state_flush_seconds: Histogram = "flotilla_state_flush_latency_seconds" in LATENCY;
-    /// Bytes of the state database's files.
-    state_disk_bytes: Gauge = "flotilla_state_disk_bytes";
-    /// Bytes of writes that the state database holds in memory until the next flush.
-    state_memtable_bytes: Gauge = "flotilla_state_memtable_bytes";
-    /// Bytes of the log database's files.
-    log_disk_bytes: Gauge = "flotilla_log_disk_bytes";
+
+    // Both databases, and the disk that they lie on.
+
+    /// Bytes of a database's files.
+    database_disk_bytes: By<Gauge, Database> = "flotilla_database_disk_bytes";
+    /// Bytes of writes that a database holds in memory until the next flush.
+    database_memtable_bytes: By<Gauge, Database> = "flotilla_database_memtable_bytes";
+    /// Memtables that are full and wait to be flushed.
+    database_full_memtables: By<Gauge, Database> = "flotilla_database_full_memtables";
+    /// Files in level 0, each of which a read may have to look into.
+    database_level0_files: By<Gauge, Database> = "flotilla_database_level0_files";
+    /// Bytes that compactions still have to rewrite, as RocksDB estimates it.
+    database_compaction_debt: By<Gauge, Database> = "flotilla_database_compaction_debt_bytes";
+    /// Flushes and compactions that are running.
+    database_jobs: By<Gauge, Database> = "flotilla_database_running_jobs";
+    /// Whether RocksDB takes no writes until it has flushed or compacted (1) or does (0).
+    database_stopped: By<Gauge, Database> = "flotilla_database_writes_stopped";
+    /// Time that writes were held back, all writers together.
+    database_stall_seconds: By<FloatCounter, Database> = "flotilla_database_stall_seconds_total";
+    /// Bytes written to the files by flushes.
+    database_flushed_bytes: By<Counter, Database> = "flotilla_database_flushed_bytes_total";
+    /// Bytes read by compactions.
+    database_compaction_read_bytes: By<Counter, Database> = "flotilla_database_compaction_read_bytes_total";
+    /// Bytes written by compactions; with those of the flushes, divided by those of the flushes, the write amplification.
+    database_compaction_written_bytes: By<Counter, Database> = "flotilla_database_compaction_written_bytes_total";
+    /// Blocks that a read found in the cache.
+    database_cache_hits: By<Counter, Database> = "flotilla_database_cache_hits_total";
+    /// Blocks that a read had to take from the files.
+    database_cache_misses: By<Counter, Database> = "flotilla_database_cache_misses_total";
+    /// Bytes of blocks in the cache.
+    database_cache_bytes: By<Gauge, Database> = "flotilla_database_cache_bytes";
     /// Bytes that the data folder's file system has free for this process.
     disk_free_bytes: Gauge = "flotilla_disk_free_bytes";
+    /// Bytes of the data folder's file system.
+    disk_size_bytes: Gauge = "flotilla_disk_size_bytes";
+    /// Bytes that the process had read from disks.
+    disk_read_bytes: Counter = "flotilla_disk_read_bytes_total";
+    /// Bytes that the process has written to disks.
+    disk_written_bytes: Counter = "flotilla_disk_written_bytes_total";
 
     // Transport.
 
@@ -259,8 +306,17 @@ metrics! {
 
     /// Whether the node is ready to serve (1) or not (0); `/ready?verbose` says why not.
     ready: Gauge = "flotilla_node_ready";
+    /// Nodes of the cluster, this one included.
+    nodes_known: Gauge = "flotilla_node_peers_known";
     /// Nodes of the cluster that this node hears from, itself included.
     nodes_reachable: Gauge = "flotilla_node_peers_reachable";
+    /// Whether this node knows a leader of the meta shard (1) or not (0).
+    meta_leader_known: Gauge = "flotilla_node_meta_leader_known";
+    /// How far another node's clock is behind this node's, plus the time that its word took to get here: the least of
+    /// the words of some seconds. Negative if it is ahead.
+    clock_offset: PerPeer<FloatGauge> = "flotilla_node_clock_offset_seconds";
+    /// Memory that the process may use: the limit of its control group, or all that the machine has.
+    memory_limit_bytes: Gauge = "flotilla_node_memory_limit_bytes";
     /// Number of the process; a demo has all its nodes in one.
     process_id: Gauge = "flotilla_node_process_id";
     /// Processor time that the process has used. As `process_cpu_seconds_total`, in fractions of a second.
@@ -313,5 +369,6 @@ impl Metrics {
         self.dropped_messages.forget(node);
         self.queue_bytes.forget(node);
         self.connected.forget(node);
+        self.clock_offset.forget(node);
     }
 }

@@ -2,12 +2,19 @@
 
 use std::fmt::Write as _;
 
-/// One metric of the page.
-pub(crate) struct Line {
-    pub(crate) name: &'static str,
-    pub(crate) kind: &'static str,
-    pub(crate) labels: Vec<(&'static str, &'static [&'static str])>,
-    pub(crate) help: &'static str,
+/// What is known of one metric.
+#[derive(Clone, Debug)]
+pub struct Line {
+    /// The exported name.
+    pub name: &'static str,
+    /// The field of [`Metrics`](crate::Metrics) that sets it.
+    pub field: &'static str,
+    /// `counter`, `gauge` or `histogram`.
+    pub kind: &'static str,
+    /// Label names with their values; the label without values is `peer`.
+    pub labels: Vec<(&'static str, &'static [&'static str])>,
+    /// What is counted.
+    pub help: &'static str,
 }
 
 const HEAD: &str = "# Metrics

@@ -293,15 +293,19 @@ impl RuntimeHandle for Handle {
     }
 }
 
-fn replica_info(status: &ReplicaStatus, revision: u64) -> proto::ReplicaInfo {
-    let role = match status.role {
+/// A role as operators read it.
+pub(super) fn role(role: Role) -> &'static str {
+    match role {
         Role::Follower => "follower",
         Role::Candidate => "candidate",
         Role::Leader => "leader",
         Role::PreCandidate => "pre-candidate",
-    };
+    }
+}
+
+fn replica_info(status: &ReplicaStatus, revision: u64) -> proto::ReplicaInfo {
     proto::ReplicaInfo {
-        role: role.to_owned(),
+        role: role(status.role).to_owned(),
         term: status.term.0,
         commit: status.commit.0,
         applied: status.applied.0,

@@ -4,6 +4,7 @@
 //! and only then starts its engine. A node that has a genesis starts its engine at once. What runs behind the services is
 //! put together in `engine`, and connected in `links`.
 
+mod census;
 mod engine;
 mod fatal;
 mod links;
@@ -26,7 +27,7 @@ use futures_util::future::BoxFuture;
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 
 pub use self::fatal::FatalError;
-use self::{engine::Running, fatal::Fatal};
+use self::{census::Census, engine::Running, fatal::Fatal};
 use crate::{
     config::{Address, Config},
     disk::DiskWatch,
@@ -141,6 +142,7 @@ struct Shared {
     /// Set right after both exist; the services ask it through [`ClusterBootstrap`].
     front: OnceLock<Weak<Front>>,
     running: OnceLock<Running>,
+    census: Census,
     draining: watch::Sender<bool>,
     address: String,
     status_address: String,
@@ -187,6 +189,7 @@ impl Node {
             gate: Gate::default(),
             front: OnceLock::new(),
             running: OnceLock::new(),
+            census: Census::default(),
             draining: watch::Sender::new(false),
             started: Instant::now(),
         });
@@ -250,6 +253,7 @@ impl Node {
                 () = space => {}
                 () = watching.keep_ready(&front) => {}
                 () = dead_disk => {}
+                () = census::watch(&watching) => {}
                 () = watching.find_moved() => {}
                 () = stop => {}
             }

@@ -2,16 +2,23 @@
 
 use std::sync::Arc;
 
-use flotilla_metrics::Metrics;
-use flotilla_shards::ids::{NodeId, ShardId};
+use flotilla_metrics::{Counter, Metrics};
+use flotilla_shards::{
+    engine::ReplicaStatus,
+    ids::{NodeId, ShardId},
+};
 use futures_util::future::BoxFuture;
 use serde_json::{Value, json};
 
-use super::Shared;
+use super::{
+    Shared,
+    census::{Rates, hottest},
+    engine::{Running, role},
+};
 use crate::{
-    process::cpu_time,
+    disk, process,
     server::Front,
-    status::{ReadyCheck, StatusSource},
+    status::{ReadyCheck, StatusSource, Which},
     transport::handshake::short_hex,
 };
 
@@ -97,41 +104,158 @@ impl StatusSource for Source {
         Box::pin(async move {
             let running = self.shared.running.get()?;
             let shard = ShardId(id);
-            let info = running.services.runtime.replica_info(shard).await?;
-            let leader = running.router.leader(shard);
-            Some(json!({
-                "shard": id,
-                "leader": leader.map(|NodeId(node)| node),
-                "role": info.role,
-                "term": info.term,
-                "commit": info.commit,
-                "applied": info.applied,
-                "last_index": info.last_index,
-                "compacted": info.compacted,
-                "revision": info.revision,
-            }))
+            let status = running.runtime.status(shard).await?;
+            let state = self.shared.stores.state.shard_state(shard).ok().flatten();
+            let mut page = self.row(running, &status, &self.shared.census.rates());
+            page["revision"] = state.map_or(0, |state| state.revision).into();
+            Some(page)
+        })
+    }
+
+    fn shards(&self, which: Which) -> BoxFuture<'_, Value> {
+        Box::pin(async move {
+            let Some(running) = self.shared.running.get() else {
+                return json!({ "shards": [], "next": null });
+            };
+            let rates = self.shared.census.rates();
+            let row = |status: &ReplicaStatus| self.row(running, status, &rates);
+            match which {
+                Which::After { shard, limit } => {
+                    let found = running.runtime.census(ShardId(shard), limit).await;
+                    let full = found.len() == limit;
+                    let next = found.last().filter(|_| full).map(|last| last.shard.0);
+                    let rows: Vec<Value> = found.iter().map(row).collect();
+                    json!({ "shards": rows, "next": next })
+                }
+                Which::Hottest(count) => {
+                    let mut rows = Vec::new();
+                    for (shard, _) in hottest(&rates, count) {
+                        rows.extend(running.runtime.status(shard).await.as_ref().map(row));
+                    }
+                    json!({ "shards": rows })
+                }
+            }
         })
     }
 
     fn metrics(&self) -> Arc<Metrics> {
         let metrics = &self.shared.metrics;
-        let bytes = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
-        let stores = &self.shared.stores;
-        metrics
-            .state_disk_bytes
-            .set(bytes(stores.state.disk_bytes()));
-        metrics
-            .state_memtable_bytes
-            .set(bytes(stores.state.memtable_bytes()));
-        metrics.process_id.set(std::process::id().into());
-        metrics.cpu_seconds.set(cpu_time().as_secs_f64());
+        self.measure_databases();
+        self.measure_process();
         if let Some(running) = self.shared.running.get() {
             let nodes = running.router.nodes();
             let reachable = nodes
                 .keys()
                 .filter(|node| running.transport.is_reachable(**node));
-            metrics.nodes_reachable.set(bytes(reachable.count() as u64));
+            metrics.nodes_known.set(gauge(nodes.len() as u64));
+            metrics.nodes_reachable.set(gauge(reachable.count() as u64));
+            let shards = running.router.map().ids_after(ShardId(0)).count();
+            metrics.shards_known.set(gauge(shards as u64));
+            let meta_leader = running.router.leader(ShardId::META);
+            metrics.meta_leader_known.set(meta_leader.is_some().into());
+            let takes = running.writer.write_takes();
+            metrics.log_write_running.set(takes.as_secs_f64());
         }
         Arc::clone(metrics)
     }
+}
+
+impl Source {
+    /// One local replica and its shard, as this node sees them.
+    fn row(&self, running: &Running, status: &ReplicaStatus, rates: &Rates) -> Value {
+        let shard = status.shard;
+        let descriptor = running
+            .router
+            .by_id(shard)
+            .ok()
+            .map(|route| route.descriptor);
+        let bound = |bound: &[u8]| bound.escape_ascii().to_string();
+        let leader = running.router.leader(shard);
+        let rate = rates.get(&shard).copied().unwrap_or_default();
+        json!({
+            "shard": shard.0,
+            // Escaped; an end that is empty is that of the keyspace.
+            "start": descriptor.as_ref().map(|descriptor| bound(descriptor.range.start())),
+            "end": descriptor.as_ref().map(|descriptor| bound(descriptor.range.end())),
+            "nodes": descriptor.as_ref().map(|descriptor| {
+                descriptor.replicas.iter().map(|replica| replica.node.0).collect::<Vec<_>>()
+            }),
+            "leader": leader.map(|NodeId(node)| node),
+            "role": role(status.role),
+            "term": status.term.0,
+            "commit": status.commit.0,
+            "applied": status.applied.0,
+            "last_index": status.last.0,
+            "compacted": status.compacted.0,
+            "log_bytes": status.log_bytes,
+            "resting": status.resting,
+            "pending": status.pending,
+            "missing_replicas": status.missing,
+            "reads_per_second": rate.reads,
+            "writes_per_second": rate.writes,
+            "written_bytes_per_second": rate.written_bytes,
+        })
+    }
+
+    fn measure_databases(&self) {
+        let metrics = &self.shared.metrics;
+        for (which, stats) in self.shared.stores.stats() {
+            let gauges = [
+                (&metrics.database_disk_bytes, stats.disk_bytes),
+                (&metrics.database_memtable_bytes, stats.memtable_bytes),
+                (&metrics.database_full_memtables, stats.full_memtables),
+                (&metrics.database_level0_files, stats.level0_files),
+                (&metrics.database_compaction_debt, stats.compaction_debt),
+                (&metrics.database_jobs, stats.jobs),
+                (&metrics.database_stopped, stats.stopped.into()),
+                (&metrics.database_cache_bytes, stats.cache_bytes),
+            ];
+            for (family, value) in gauges {
+                family.of(which).set(gauge(value));
+            }
+            let counters = [
+                (&metrics.database_flushed_bytes, stats.flushed_bytes),
+                (
+                    &metrics.database_compaction_read_bytes,
+                    stats.compaction_read_bytes,
+                ),
+                (
+                    &metrics.database_compaction_written_bytes,
+                    stats.compaction_written_bytes,
+                ),
+                (&metrics.database_cache_hits, stats.cache_hits),
+                (&metrics.database_cache_misses, stats.cache_misses),
+            ];
+            for (family, total) in counters {
+                raise(family.of(which), total);
+            }
+            let stalls = metrics.database_stall_seconds.of(which);
+            stalls.inc_by((stats.stalled.as_secs_f64() - stalls.get()).max(0.0));
+        }
+    }
+
+    fn measure_process(&self) {
+        let metrics = &self.shared.metrics;
+        metrics.process_id.set(std::process::id().into());
+        metrics.cpu_seconds.set(process::cpu_time().as_secs_f64());
+        if let Some((read, written)) = process::disk_io() {
+            raise(&metrics.disk_read_bytes, read);
+            raise(&metrics.disk_written_bytes, written);
+        }
+        if let Some(limit) = process::memory_limit() {
+            metrics.memory_limit_bytes.set(gauge(limit));
+        }
+        if let Ok(size) = disk::size_bytes(&self.shared.config.node.data) {
+            metrics.disk_size_bytes.set(gauge(size));
+        }
+    }
+}
+
+fn gauge(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+/// Brings a counter up to what was counted elsewhere.
+fn raise(counter: &Counter, total: u64) {
+    counter.inc_by(total.saturating_sub(counter.get()));
 }

@@ -383,10 +383,15 @@ impl Worker {
 
         let now = Instant::now();
         let metrics = &self.metrics;
+        let mut written = 0;
         for (mut reply, outcome) in answers {
+            if outcome.is_ok() {
+                written += reply.payload();
+            }
             reply.stage(metrics, Stage::Apply, now);
             reply.send(outcome);
         }
+        metrics.written_bytes.inc_by(written);
         if !done.is_empty() {
             (self.on_applied)(ApplierEvent::Applied(done));
         }

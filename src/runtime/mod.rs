@@ -157,6 +157,23 @@ impl Runtime {
         receiver.await.ok().flatten()
     }
 
+    /// Where the local replicas of the next `limit` shards behind `after` stand, by shard.
+    pub async fn census(&self, after: ShardId, limit: usize) -> Vec<ReplicaStatus> {
+        let (sender, mut receiver) = mpsc::channel(self.inboxes.workers());
+        self.inboxes.ask_all(move |engine| {
+            // There is a place for each worker; the asker may have gone away.
+            let _ = sender.try_send(engine.census(after, limit));
+        });
+        let mut found = Vec::new();
+        while let Some(part) = receiver.recv().await {
+            found.extend(part);
+        }
+        // Each worker gave its own next ones; only the first of all of them have no gap between them.
+        found.sort_unstable_by_key(|status| status.shard);
+        found.truncate(limit);
+        found
+    }
+
     /// Hands a shard's leadership to another node. Returns whether this node leads the shard and has begun.
     pub async fn transfer_leader(&self, shard: ShardId, node: NodeId) -> bool {
         let (sender, receiver) = oneshot::channel();

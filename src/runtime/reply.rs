@@ -53,6 +53,12 @@ impl Reply {
         (self.call)(outcome);
     }
 
+    /// Bytes that the request has brought.
+    pub(super) fn payload(&self) -> u64 {
+        let held = self.permit.as_ref().map_or(0, |permit| permit.bytes);
+        held.saturating_sub(REQUEST_OVERHEAD)
+    }
+
     pub(super) fn hold(&mut self, permit: Permit) {
         self.permit = Some(permit);
     }

@@ -7,13 +7,15 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant},
 };
 
 use crossbeam_channel::RecvTimeoutError;
-use flotilla_metrics::{Metrics, ShardState, Stage};
+use flotilla_metrics::{Metrics, RefusalReason, ShardState, Stage};
 use flotilla_shards::{
-    engine::{Compaction, LogAppend, Outgoing, Output, Proposal, RoleChange, SnapshotSend},
+    engine::{
+        Compaction, LogAppend, Outgoing, Output, Proposal, Refused, RoleChange, SnapshotSend,
+    },
     ids::ShardId,
     raft::Role,
 };
@@ -22,6 +24,7 @@ use super::{
     Answer, Reply,
     inbox::{Input, Mailbox, NodeEngine, ShardRequest},
 };
+use crate::clock::wall_ms;
 
 /// Inputs taken in one turn at most, so that timers and outputs don't wait behind a flood.
 const INPUTS_PER_TURN: usize = 4096;
@@ -172,12 +175,8 @@ impl<S: Surroundings> Worker<S> {
     }
 
     fn turn(&mut self) {
-        let wall = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default();
-        let now_ms = u64::try_from(wall.as_millis()).unwrap_or(u64::MAX);
         let (metrics, now) = (&self.metrics, Instant::now());
-        let mut out = self.engine.turn_with(now_ms, |reply: &mut Reply| {
+        let mut out = self.engine.turn_with(wall_ms(), |reply: &mut Reply| {
             reply.stage(metrics, Stage::Propose, now);
         });
         if out.is_empty() {
@@ -215,6 +214,7 @@ impl<S: Surroundings> Worker<S> {
             read.reply.send(Ok(Answer::ReadReady(read.index)));
         }
         for (reply, refused) in out.refusals {
+            self.metrics.refusals.of(refusal_reason(&refused)).inc();
             reply.send(Err(refused));
         }
         for (shard, reason) in out.failures {
@@ -281,6 +281,18 @@ impl<S: Surroundings> Worker<S> {
         };
         add(&self.metrics.log_cache_hits, cache.hits.load(Relaxed));
         add(&self.metrics.log_cache_misses, cache.misses.load(Relaxed));
+    }
+}
+
+fn refusal_reason(refused: &Refused) -> RefusalReason {
+    match refused {
+        Refused::NotLeader { .. } => RefusalReason::NotLeader,
+        Refused::NoReplica { .. } => RefusalReason::NoReplica,
+        Refused::Busy => RefusalReason::Busy,
+        Refused::OutcomeUnknown => RefusalReason::OutcomeUnknown,
+        Refused::Superseded => RefusalReason::Superseded,
+        Refused::Unconfirmed => RefusalReason::Unconfirmed,
+        Refused::State(_) => RefusalReason::State,
     }
 }
 

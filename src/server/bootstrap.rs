@@ -9,7 +9,7 @@
 use std::{
     collections::BTreeMap,
     hash::{BuildHasher as _, Hasher as _, RandomState},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 
 use flotilla_proto::v1::{self as proto, peer_client::PeerClient};
@@ -21,7 +21,10 @@ use flotilla_shards::{
 use futures_util::future::{BoxFuture, join_all};
 use tonic::{Status, transport::Endpoint};
 
-use crate::transport::{PROTOCOL, handshake::short_hex, innermost};
+use crate::{
+    clock::wall_ms,
+    transport::{PROTOCOL, handshake::short_hex, innermost},
+};
 
 /// How long one node may take to say who it is, or to make a genesis durable.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -405,15 +408,10 @@ fn plan(answers: &Answers, wish: &proto::InitRequest) -> Result<Genesis, Genesis
     } else {
         Split::At(wish.split_keys.clone())
     };
-    // A clock before 1970 is as good as 1970: the logged clock only goes forward.
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
-    let time_ms = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
     // Keyed by the system's random source; all that a cluster id needs is to differ from others.
     let random = || RandomState::new().build_hasher().finish();
     let cluster = (u128::from(random()) << 64 | u128::from(random())).to_le_bytes();
-    Genesis::plan(cluster, nodes, &split, wish.replicas as usize, time_ms)
+    Genesis::plan(cluster, nodes, &split, wish.replicas as usize, wall_ms())
 }
 
 /// Tells one node.

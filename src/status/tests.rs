@@ -35,6 +35,10 @@ impl StatusSource for Node {
         Box::pin(async move { (id == 7).then(|| json!({ "shard_id": 7 })) })
     }
 
+    fn shards(&self, which: Which) -> BoxFuture<'_, Value> {
+        Box::pin(async move { json!({ "asked": format!("{which:?}") }) })
+    }
+
     fn metrics(&self) -> Arc<Metrics> {
         self.metrics.disk_free_bytes.set(99);
         Arc::clone(&self.metrics)
@@ -173,6 +177,35 @@ async fn the_log_level_is_changed_or_refused() {
         413
     );
     assert_eq!(node.get("/log-level").await, (200, "debug\n".to_owned()));
+}
+
+#[tokio::test]
+async fn shards_are_listed_in_pages_that_have_a_bound() {
+    let node = served(None).await;
+    for (query, which) in [
+        (
+            "",
+            Which::After {
+                shard: 0,
+                limit: ROWS,
+            },
+        ),
+        ("?after=7&limit=2", Which::After { shard: 7, limit: 2 }),
+        (
+            "?limit=99999999",
+            Which::After {
+                shard: 0,
+                limit: ROWS_MAX,
+            },
+        ),
+        ("?limit=0", Which::After { shard: 0, limit: 1 }),
+        ("?hottest=10", Which::Hottest(10)),
+    ] {
+        let (code, body) = node.get(&format!("/shards{query}")).await;
+        let asked = json!({ "asked": format!("{which:?}") }).to_string();
+        assert_eq!((code, body), (200, asked), "{query}");
+    }
+    assert_eq!(node.get("/shards?after=x").await.0, 400);
 }
 
 #[tokio::test]

@@ -37,15 +37,16 @@ use flotilla_shards::{
 };
 use parking_lot::Mutex;
 use rocksdb::{
-    BlockBasedOptions, Cache, DB, DBCompressionType, DBRecoveryMode, ReadOptions, WriteBatch,
-    WriteOptions,
+    BlockBasedOptions, Cache, DB, DBCompressionType, DBRecoveryMode, Options, ReadOptions,
+    WriteBatch, WriteOptions,
 };
 
 use super::{
-    StorageError, StorageOptions,
+    DatabaseStats, StorageError, StorageOptions,
     filter::DropCompacted,
     rows::{self, Key},
     sizes::Sizes,
+    stats,
 };
 
 /// The durable logs of all shards, as the storage writer sees them. A trait, so that another form of log can take
@@ -94,6 +95,8 @@ pub(super) type ShardLogs = Arc<DashMap<ShardId, ShardLog>>;
 /// The log database. Written by one thread, read by any.
 pub struct RocksLog {
     db: DB,
+    /// They hold what the database counts.
+    options: Options,
     shards: ShardLogs,
     writing: Mutex<Writing>,
     synced: WriteOptions,
@@ -144,6 +147,7 @@ impl RocksLog {
         synced.set_sync(true);
         Ok(Self {
             db,
+            options: db_options,
             shards,
             writing: Mutex::default(),
             synced,
@@ -233,10 +237,9 @@ impl RocksLog {
             })
     }
 
-    /// Bytes of the database's files, obsolete entries included.
-    #[must_use]
-    pub fn disk_bytes(&self) -> u64 {
-        super::property(&self.db, rocksdb::properties::TOTAL_SST_FILES_SIZE)
+    /// Where the database stands; obsolete entries count.
+    pub(super) fn stats(&self) -> DatabaseStats {
+        stats::of(&self.db, &self.options)
     }
 
     /// Makes a shard's log begin behind `position` with nothing in it; durable on return.

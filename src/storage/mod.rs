@@ -25,6 +25,7 @@ mod rows;
 mod sizes;
 mod snapshot;
 mod state;
+mod stats;
 mod writer;
 
 #[cfg(test)]
@@ -37,6 +38,7 @@ use std::{
     thread::{self, JoinHandle},
 };
 
+use flotilla_metrics::Database;
 use flotilla_proto::v1 as proto;
 use flotilla_shards::{
     engine::RecoveredReplica,
@@ -52,6 +54,7 @@ pub use identity::FORMAT;
 pub use log::{LogStore, RocksLog, RocksLogReader, Written};
 pub use snapshot::{Export, Import, ImportError};
 pub use state::{RocksState, View};
+pub use stats::DatabaseStats;
 pub use writer::{Install, OnDurable, OnFatal, StorageWriter};
 
 const LOCK_FILE: &str = "lock";
@@ -155,6 +158,15 @@ pub fn open(data: &Path, options: &StorageOptions) -> Result<Stores, OpenError> 
 }
 
 impl Stores {
+    /// Where the databases stand.
+    #[must_use]
+    pub fn stats(&self) -> [(Database, DatabaseStats); 2] {
+        [
+            (Database::Log, self.log.stats()),
+            (Database::State, self.state.stats()),
+        ]
+    }
+
     /// Whose folder this is; without a genesis until the node is part of a cluster.
     #[must_use]
     pub fn identity(&self) -> proto::Identity {
@@ -244,12 +256,8 @@ fn db_options(options: &StorageOptions) -> rocksdb::Options {
     db_options.set_max_log_file_size(4 << 20);
     db_options.set_keep_log_file_num(4);
     db_options.set_stats_dump_period_sec(0);
+    stats::count(&mut db_options);
     db_options
-}
-
-/// An integer property of a database; 0 if it has none of that name.
-fn property(db: &rocksdb::DB, name: &rocksdb::properties::PropName) -> u64 {
-    db.property_int_value(name).ok().flatten().unwrap_or(0)
 }
 
 /// Starts a named thread.

@@ -21,7 +21,7 @@ use rocksdb::{
     Options, ReadOptions, Snapshot, WriteBatch, WriteOptions,
 };
 
-use super::{StorageError, StorageOptions, snapshot::Received};
+use super::{DatabaseStats, StorageError, StorageOptions, snapshot::Received, stats};
 
 /// The state database.
 ///
@@ -29,6 +29,8 @@ use super::{StorageError, StorageOptions, snapshot::Received};
 /// moment. All others take a [`View`].
 pub struct RocksState {
     db: DB,
+    /// They hold what the database counts.
+    options: Options,
     write: WriteOptions,
     received: Received,
 }
@@ -58,6 +60,7 @@ impl RocksState {
         write.disable_wal(true);
         Ok(Self {
             db,
+            options: db_options,
             write,
             received: Received::open(snapshots)?,
         })
@@ -225,16 +228,9 @@ impl RocksState {
         self.flush()
     }
 
-    /// Bytes of the database's files.
-    #[must_use]
-    pub fn disk_bytes(&self) -> u64 {
-        super::property(&self.db, rocksdb::properties::TOTAL_SST_FILES_SIZE)
-    }
-
-    /// Bytes of writes that are in memory only.
-    #[must_use]
-    pub fn memtable_bytes(&self) -> u64 {
-        super::property(&self.db, rocksdb::properties::CUR_SIZE_ALL_MEM_TABLES)
+    /// Where the database stands.
+    pub(super) fn stats(&self) -> DatabaseStats {
+        stats::of(&self.db, &self.options)
     }
 }
 

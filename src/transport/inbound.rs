@@ -35,6 +35,7 @@ pub(super) async fn deliver(
         }
         peer.heard(lane, frame.messages.len(), frame.encoded_len());
         if let Some(alive) = frame.alive {
+            peer.heard_time(alive.wall_ms);
             shared.inbound.alive(peer.id, alive.incarnation);
         }
         let mut messages = Vec::with_capacity(frame.messages.len());

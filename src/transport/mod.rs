@@ -18,6 +18,7 @@ pub mod fuzz;
 pub mod handshake;
 mod inbound;
 mod link;
+mod offset;
 mod peers;
 pub mod queue;
 pub mod snapshot;
@@ -46,6 +47,7 @@ use self::{
 };
 
 pub use self::snapshot::{OpenSnapshot, SnapshotSource};
+use crate::clock::wall_ms;
 
 /// Version of what nodes say to each other; both ends must have the same.
 pub const PROTOCOL: u32 = 1;
@@ -240,9 +242,12 @@ impl Transport {
 
     /// Tells all other nodes that this one lives. Never blocks.
     pub fn say_alive(&self, incarnation: u64) {
+        let alive = proto::Alive {
+            incarnation,
+            wall_ms: wall_ms(),
+        };
         for peer in self.shared.peers.load().iter() {
-            peer.lane(proto::Lane::Urgent)
-                .say_alive(proto::Alive { incarnation });
+            peer.lane(proto::Lane::Urgent).say_alive(alive);
         }
     }
 

@@ -15,7 +15,8 @@ use flotilla_shards::ids::NodeId;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use super::{TransportOptions, lane_label, queue::LaneQueue};
+use super::{TransportOptions, lane_label, offset::ClockOffset, queue::LaneQueue};
+use crate::clock::wall_ms;
 
 /// One other node.
 pub(super) struct Peer {
@@ -34,6 +35,7 @@ pub(super) struct Peer {
     broken_reported: AtomicBool,
     received: [(Counter, Counter); 2],
     connected: [Gauge; 2],
+    clock: Mutex<ClockOffset>,
     pub(super) connects: [Counter; 2],
 }
 
@@ -59,6 +61,7 @@ impl Peer {
                 )
             }),
             connected: lanes.map(|lane| metrics.connected.peer(id.0).of(lane_label(lane)).clone()),
+            clock: Mutex::new(ClockOffset::new(metrics.clock_offset.peer(id.0))),
             connects: lanes.map(|lane| metrics.connects.peer(id.0).of(lane_label(lane)).clone()),
         }
     }
@@ -78,6 +81,12 @@ impl Peer {
         let (message_count, byte_count) = &self.received[lane as usize];
         message_count.inc_by(messages as u64);
         byte_count.inc_by(bytes as u64);
+    }
+
+    /// Notes what time it is there.
+    pub(super) fn heard_time(&self, their_ms: u64) {
+        let mut clock = self.clock.lock();
+        clock.heard(Instant::now(), wall_ms(), their_ms);
     }
 
     /// Notes that the connection of a lane stands.

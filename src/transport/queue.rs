@@ -464,15 +464,19 @@ mod tests {
     fn a_sign_of_life_travels_with_what_waits_or_alone_and_only_the_newest() {
         let (queue, _metrics) = queue(1 << 20);
         let mut frames = frames(&queue, 1 << 20);
+        let word = |incarnation| proto::Alive {
+            incarnation,
+            wall_ms: 7,
+        };
         for incarnation in [1, 2] {
-            queue.say_alive(proto::Alive { incarnation });
+            queue.say_alive(word(incarnation));
         }
         queue.push(vec![message(0, 1)]);
         let frame = frames.next().now_or_never().flatten().expect("a frame");
         assert_eq!(frame.messages.len(), 1);
-        assert_eq!(frame.alive, Some(proto::Alive { incarnation: 2 }));
+        assert_eq!(frame.alive, Some(word(2)));
         assert!(frames.next().now_or_never().is_none());
-        queue.say_alive(proto::Alive { incarnation: 2 });
+        queue.say_alive(word(2));
         let frame = frames.next().now_or_never().flatten().expect("a frame");
         assert!(frame.messages.is_empty() && frame.alive.is_some());
     }

@@ -358,6 +358,7 @@ pub(super) async fn receive(
         .await
         .unwrap_or_else(|error| Err(SnapshotRefused::Storage(error.to_string())));
     shared.metrics.snapshots_running.dec();
+    let malformed = matches!(written, Err(SnapshotRefused::Malformed(_)));
     let result = match (written, fed) {
         (Ok(true), Ok(())) => Ok(proto::InstallSnapshotResponse {}),
         (Err(refused), _) => Err(refused.into()),
@@ -373,7 +374,11 @@ pub(super) async fn receive(
         Err(status) if status.code() == tonic::Code::Aborted => SnapshotOutcome::Abandoned,
         Err(status) => {
             tracing::warn!(node = %from, %shard, reason = status.message(), "snapshot not received");
-            SnapshotOutcome::Failed
+            if malformed {
+                SnapshotOutcome::Malformed
+            } else {
+                SnapshotOutcome::Failed
+            }
         }
     };
     shared.metrics.snapshots_received.of(label).inc();

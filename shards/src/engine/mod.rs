@@ -30,6 +30,7 @@ mod tests;
 
 use std::{
     collections::{BTreeMap, VecDeque},
+    ops::Bound,
     sync::Arc,
 };
 
@@ -37,7 +38,7 @@ pub use io::*;
 use liveness::Liveness;
 pub use log_view::{CacheCount, LogView};
 use replica::Replica;
-pub use replica::ReplicaStatus;
+pub use replica::{Load, ReplicaStatus};
 use wheel::Wheel;
 
 use crate::{
@@ -224,7 +225,19 @@ impl<C, L: LogReader + Clone> Engine<C, L> {
     #[must_use]
     pub fn status(&self, shard: ShardId) -> Option<ReplicaStatus> {
         let place = *self.places.get(&shard)?;
-        Some(self.replicas[place as usize].status())
+        Some(self.replicas[place as usize].status(&self.config, &self.liveness))
+    }
+
+    /// Where the replicas of the next `limit` shards behind `after` stand, by shard. Costs as much as there are: who asks
+    /// for all of them asks in pages.
+    #[must_use]
+    pub fn census(&self, after: ShardId, limit: usize) -> Vec<ReplicaStatus> {
+        let behind = (Bound::Excluded(after), Bound::Unbounded);
+        let places = self.places.range(behind).take(limit);
+        let replicas = places.map(|(_, &place)| &self.replicas[place as usize]);
+        replicas
+            .map(|replica| replica.status(&self.config, &self.liveness))
+            .collect()
     }
 
     /// Lets time pass up to tick `now`: whoever has a timer due gets it. Going back is ignored.

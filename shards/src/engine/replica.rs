@@ -24,6 +24,7 @@ use crate::{
     raft::{
         self, ConfState, Config, Entry, EntryId, EntryKind, Index, Message, MessageKind, RawNode,
         Ready, ReplicaId, Role, Term, confchange::ConfChangeAny, config::ReadOnlyOption,
+        progress::ProgressState,
     },
 };
 
@@ -37,6 +38,8 @@ pub(super) struct AskedReads<C> {
 /// Where a replica stands, for operators.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReplicaStatus {
+    /// Whose replica.
+    pub shard: ShardId,
     /// The own role.
     pub role: Role,
     /// The own term.
@@ -51,6 +54,38 @@ pub struct ReplicaStatus {
     pub last: Index,
     /// Last index that was cut from the log.
     pub compacted: Index,
+    /// Bytes of the log that are not cut, roughly.
+    pub log_bytes: u64,
+    /// Whether it rests.
+    pub resting: bool,
+    /// Writes that wait here: not yet proposed, or proposed and not yet committed.
+    pub pending: usize,
+    /// Replicas that vote, this one included.
+    pub voters: usize,
+    /// As leader: voters that are on silent nodes or need a snapshot. Otherwise 0.
+    pub missing: usize,
+    /// What was asked of it.
+    pub load: Load,
+}
+
+impl ReplicaStatus {
+    /// As leader: whether too many voters are missing for anything to be committed.
+    #[must_use]
+    pub fn lacks_quorum(&self) -> bool {
+        self.missing > 0 && 2 * (self.voters - self.missing.min(self.voters)) <= self.voters
+    }
+}
+
+/// What was asked of a replica since it was opened. Reads of whatever the replica has, without any confirmation, don't
+/// come here and don't count.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Load {
+    /// Linearizable reads.
+    pub reads: u64,
+    /// Writes that it proposed as leader.
+    pub writes: u64,
+    /// Their encoded commands, in bytes.
+    pub written_bytes: u64,
 }
 
 #[derive(Debug)]
@@ -76,6 +111,7 @@ pub(super) struct Replica<C, L: LogReader> {
     /// Confirmed, by ascending index; served once that is applied.
     pub(super) confirmed: VecDeque<(Index, Vec<C>)>,
     pub(super) rest: Rest,
+    load: Load,
     reported: RoleChange,
     /// Highest index known to be in the log store, for the cache.
     persisted: Index,
@@ -150,6 +186,7 @@ impl<C, L: LogReader + Clone> Replica<C, L> {
             asked: VecDeque::new(),
             confirmed: VecDeque::new(),
             rest: Rest::default(),
+            load: Load::default(),
             first_campaign,
         })
     }
@@ -171,9 +208,11 @@ impl<C, L: LogReader + Clone> Replica<C, L> {
         }
     }
 
-    pub(super) fn status(&self) -> ReplicaStatus {
+    pub(super) fn status(&self, config: &EngineConfig, liveness: &Liveness) -> ReplicaStatus {
         let view = self.node.storage();
+        let proposed = self.proposed.iter().map(|(_, replies)| replies.len());
         ReplicaStatus {
+            shard: self.shard,
             role: self.node.role(),
             term: self.node.term(),
             leader: self.leader(),
@@ -181,7 +220,39 @@ impl<C, L: LogReader + Clone> Replica<C, L> {
             applied: self.node.applied(),
             last: self.node.last_index(),
             compacted: view.compacted().index,
+            log_bytes: view.log_bytes(),
+            resting: self.node.is_quiescent(),
+            pending: self.queued.len() + proposed.sum::<usize>(),
+            voters: self
+                .descriptor
+                .replicas
+                .iter()
+                .filter(|replica| !replica.learner)
+                .count(),
+            missing: self.missing(config, liveness),
+            load: self.load,
         }
+    }
+
+    /// See [`ReplicaStatus::missing`]. Who lives is known from the nodes' words where they tell each other, else from the
+    /// group's own heartbeats.
+    fn missing(&self, config: &EngineConfig, liveness: &Liveness) -> usize {
+        if !self.is_leader() {
+            return 0;
+        }
+        let own = self.node.id();
+        let members = self.node.raft.tracker().progress.iter();
+        let others = members.filter(|(id, progress)| !progress.is_learner && *id != own);
+        let missing = others.filter(|(id, progress)| {
+            let lives = match config.quiesce_ticks {
+                0 => progress.recent_active,
+                _ => self
+                    .node_of(*id)
+                    .is_some_and(|node| liveness.is_alive(node)),
+            };
+            !lives || progress.state == ProgressState::Snapshot
+        });
+        missing.count()
     }
 
     pub(super) fn is_leader(&self) -> bool {
@@ -398,6 +469,8 @@ impl<C, L: LogReader + Clone> Replica<C, L> {
             }
             match self.node.propose(encode(now_ms, commands)) {
                 Ok(Some(id)) => {
+                    self.load.writes += replies.len() as u64;
+                    self.load.written_bytes += bytes as u64;
                     replies.iter_mut().for_each(&mut *on_proposed);
                     self.proposed.push_back((id, replies));
                 }
@@ -439,6 +512,7 @@ impl<C, L: LogReader + Clone> Replica<C, L> {
         match self.node.read_index(context.freeze()) {
             Ok(()) => {
                 *next_batch += 1;
+                self.load.reads += replies.len() as u64;
                 self.asked.push_back(AskedReads { batch, replies });
                 Some(batch)
             }

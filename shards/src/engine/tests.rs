@@ -5,6 +5,7 @@
     reason = "a disk that an engine and a test hold at once"
 )]
 
+mod census;
 mod rest;
 
 use std::{
