@@ -51,6 +51,7 @@ fix: ## Do what verify would complain about, as far as tools can
 	cargo clippy --workspace --all-targets --fix --allow-dirty --allow-staged
 	cargo fmt --all
 	FLOTILLA_BLESS=1 cargo test -p flotilla-metrics
+	FLOTILLA_BLESS=1 cargo test -p flotilla --test watch agree
 
 bench: setup ## Run the benchmarks
 	cargo bench --workspace
