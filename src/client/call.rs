@@ -70,6 +70,9 @@ impl Client {
             let pause = tries.failed(failed, &mut self.random());
             let pause = pause.filter(|pause| Instant::now() + *pause < last_try);
             let Some(pause) = pause else {
+                if wants_refresh(&error) {
+                    self.refresh_later();
+                }
                 return Err(match error {
                     error if !tries.maybe_written() => error,
                     Error::OutcomeUnknown { message } => Error::OutcomeUnknown { message },
@@ -85,6 +88,14 @@ impl Client {
                     let _ = tokio::time::timeout_at(deadline, routes.refresh()).await;
                 }
             }
+        }
+    }
+
+    /// Reads the routes again for those that come next, beside them.
+    fn refresh_later(&self) {
+        if self.shared.routes.begin_refresh_later() {
+            let client = self.clone();
+            tokio::spawn(async move { client.shared.routes.refresh_later().await });
         }
     }
 }
@@ -113,6 +124,7 @@ fn wants_refresh(error: &Error) -> bool {
             | Error::NotInitialized { .. }
             | Error::ShuttingDown { .. }
             | Error::Unavailable { .. }
+            | Error::OutcomeUnknown { .. }
             | Error::DeadlineExceeded { .. }
     )
 }

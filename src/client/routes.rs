@@ -8,7 +8,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     sync::{
         Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -67,6 +67,8 @@ pub(crate) struct Routes {
     /// Counts successful refreshes.
     generation: AtomicU64,
     refreshing: tokio::sync::Mutex<Option<Instant>>,
+    /// Somebody waits until they may be read again.
+    refreshes_later: AtomicBool,
 }
 
 /// The members of the cluster, as a node told it.
@@ -99,6 +101,7 @@ impl Routes {
             turn: AtomicUsize::new(0),
             generation: AtomicU64::new(0),
             refreshing: tokio::sync::Mutex::new(None),
+            refreshes_later: AtomicBool::new(false),
         };
         routes.endpoints = endpoints
             .iter()
@@ -207,9 +210,11 @@ impl Routes {
             | Error::ConnectionLost { .. }
             | Error::ShuttingDown { .. }
             | Error::Unavailable { .. }
+            | Error::OutcomeUnknown { .. }
             | Error::DeadlineExceeded { .. } => {
                 // Until somebody says who leads now, others may know better than this node does. A node that finds no
-                // leader or no quorum may be the one that is cut off.
+                // leader or no quorum, or that hands a write to a leader and hears no more of it, may be the one that is
+                // cut off.
                 if let Some(shard) = target.shard
                     && target.leads
                 {
@@ -255,6 +260,19 @@ impl Routes {
             }
         }
         result
+    }
+
+    /// Whether the caller is the one who shall read the routes by [`Routes::refresh_later`].
+    pub(crate) fn begin_refresh_later(&self) -> bool {
+        !self.refreshes_later.swap(true, Ordering::AcqRel)
+    }
+
+    /// Reads all routes when they may be read again, for those that come then.
+    pub(crate) async fn refresh_later(&self) {
+        tokio::time::sleep(REFRESH_PAUSE).await;
+        self.refreshes_later.store(false, Ordering::Release);
+        // If no node answers, requests will say so themselves.
+        let _ = self.refresh().await;
     }
 
     fn take(&self, routes: v1::RoutesResponse) -> Result<()> {

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use flotilla_proto::v1::{self, error::Code, request, response};
+use flotilla_shards::ids::NodeId;
 use tokio::net::TcpListener;
 
 use super::{
@@ -123,10 +124,12 @@ async fn a_refused_request_is_not_sent_again() {
 /// Two nodes, of which the first is taken for the leader of everything.
 async fn two_nodes(first: fn(request::Kind) -> Act) -> (Fake, Fake) {
     let (first, second) = (Fake::start(first).await, Fake::start(|_| Act::put(2)).await);
-    first.set_routes(v1::RoutesResponse {
-        routes: vec![route(2, "", "", 1, 1)],
-        nodes: vec![node(1, first.address()), node(2, second.address())],
-    });
+    for fake in [&first, &second] {
+        fake.set_routes(v1::RoutesResponse {
+            routes: vec![route(2, "", "", 1, 1)],
+            nodes: vec![node(1, first.address()), node(2, second.address())],
+        });
+    }
     (first, second)
 }
 
@@ -138,8 +141,27 @@ async fn a_node_that_finds_no_leader_is_not_asked_for_ever() {
 }
 
 #[tokio::test]
+async fn a_node_that_hands_writes_to_a_leader_and_hears_no_more_of_them_is_not_asked_again() {
+    let (first, second) = two_nodes(|_| Act::error(Code::OutcomeUnknown)).await;
+    let client = connect(&first, patient()).await;
+    first.set_routes(v1::RoutesResponse {
+        routes: vec![route(2, "", "", 1, 2)],
+        nodes: vec![node(1, first.address()), node(2, second.address())],
+    });
+    let error = client.put("k", "v").await.expect_err("nobody knows");
+    assert!(matches!(error, Error::OutcomeUnknown { .. }), "{error:?}");
+    // It need not be asked again for the client to learn who leads.
+    while client.routes()[0].leader != Some(NodeId(2)) {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    for _ in 0..5 {
+        assert_eq!(client.put("k", "v").await, Ok(2));
+    }
+    assert_eq!((first.seen().len(), second.seen().len()), (1, 5));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_node_that_has_fallen_silent_is_asked_last_until_it_speaks_again() {
-    // Where nobody is known to lead, nodes are asked in turn.
     let (first, second) = two_nodes(|_| {
         Act::After(
             Duration::from_secs(2),
