@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use flotilla_proto::v1::{self, admin_client::AdminClient};
-use tonic::transport::Channel;
 
 use super::{
     error::{Error, Result},
     stream::{self, MAX_ANSWER_BYTES, StreamOptions},
 };
+use crate::answers::Connection;
 
 /// Shards per page of [`Admin::list_shards`].
 const PAGE: u32 = 1000;
@@ -16,7 +16,7 @@ const PAGE: u32 = 1000;
 /// Access to the operators' side of some nodes. Calls go to the first endpoint that answers.
 #[derive(Debug, Clone)]
 pub struct Admin {
-    endpoints: Vec<(String, Channel)>,
+    endpoints: Vec<(String, Connection)>,
     timeout: Duration,
 }
 
@@ -159,7 +159,7 @@ impl Admin {
 
     async fn any<T>(
         &self,
-        call: impl AsyncFn(AdminClient<Channel>) -> Result<tonic::Response<T>, tonic::Status>,
+        call: impl AsyncFn(AdminClient<Connection>) -> Result<tonic::Response<T>, tonic::Status>,
     ) -> Result<T> {
         let mut result = None;
         for endpoint in &self.endpoints {
@@ -173,8 +173,8 @@ impl Admin {
 
     async fn one<T>(
         &self,
-        (address, channel): &(String, Channel),
-        call: impl AsyncFnOnce(AdminClient<Channel>) -> Result<tonic::Response<T>, tonic::Status>,
+        (address, channel): &(String, Connection),
+        call: impl AsyncFnOnce(AdminClient<Connection>) -> Result<tonic::Response<T>, tonic::Status>,
     ) -> Result<T> {
         let client = AdminClient::new(channel.clone()).max_decoding_message_size(MAX_ANSWER_BYTES);
         match tokio::time::timeout(self.timeout, call(client)).await {

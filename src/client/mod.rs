@@ -23,6 +23,8 @@ mod admin;
 mod batch;
 mod call;
 mod error;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod routes;
 mod scan;
 mod session;

@@ -22,12 +22,10 @@ use tokio::{
     time::{Instant, MissedTickBehavior},
 };
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{
-    Streaming,
-    transport::{Channel, Endpoint},
-};
+use tonic::{Streaming, transport::Endpoint};
 
 use super::error::{Error, Result, reason_of};
+use crate::answers::{Connection, Readable};
 
 /// Bounds of one message; a single larger request still travels, alone. The node's limit for a message must leave room
 /// for this plus one request of the greatest size.
@@ -81,7 +79,7 @@ pub(super) fn answer_travels(time: Duration) -> Duration {
 pub struct NodeStream {
     queue: mpsc::UnboundedSender<Pending>,
     shared: Arc<Shared>,
-    channel: Channel,
+    channel: Connection,
 }
 
 #[derive(Debug)]
@@ -122,7 +120,7 @@ impl std::fmt::Debug for Answer {
 ///
 /// # Errors
 /// [`Error::InvalidArgument`] if the address is not host:port.
-pub fn channel(address: &str, options: &StreamOptions) -> Result<Channel> {
+pub(crate) fn channel(address: &str, options: &StreamOptions) -> Result<Connection> {
     let invalid = |reason: &dyn std::fmt::Display| Error::InvalidArgument {
         message: format!("address {address:?} is not host:port: {reason}"),
     };
@@ -138,7 +136,7 @@ pub fn channel(address: &str, options: &StreamOptions) -> Result<Channel> {
         .initial_stream_window_size(4 << 20)
         .initial_connection_window_size(16 << 20)
         .tcp_nodelay(true);
-    Ok(endpoint.connect_lazy())
+    Ok(Readable(endpoint.connect_lazy()))
 }
 
 impl NodeStream {
@@ -148,7 +146,13 @@ impl NodeStream {
     /// # Errors
     /// [`Error::InvalidArgument`] if the address is not host:port.
     pub fn new(address: impl Into<String>, options: StreamOptions) -> Result<Self> {
-        let address = address.into();
+        let (stream, driver) = Self::with_driver(address.into(), options)?;
+        tokio::spawn(driver.run());
+        Ok(stream)
+    }
+
+    /// A stream, and the task that carries its requests, which does not run yet.
+    fn with_driver(address: String, options: StreamOptions) -> Result<(Self, Driver)> {
         let channel = channel(&address, &options)?;
         let shared = Arc::new(Shared {
             address,
@@ -172,12 +176,12 @@ impl NodeStream {
             refused_from: None,
             random: fastrand::Rng::with_seed(RandomState::new().build_hasher().finish()),
         };
-        tokio::spawn(driver.run());
-        Ok(Self {
+        let stream = Self {
             queue,
             shared,
             channel,
-        })
+        };
+        Ok((stream, driver))
     }
 
     /// host:port of the node.
@@ -188,7 +192,7 @@ impl NodeStream {
 
     /// The connection below, for unary calls.
     #[must_use]
-    pub fn channel(&self) -> Channel {
+    pub(crate) fn channel(&self) -> Connection {
         self.channel.clone()
     }
 
@@ -312,7 +316,7 @@ impl Shared {
 /// The task behind a stream.
 struct Driver {
     shared: Arc<Shared>,
-    client: KvClient<Channel>,
+    client: KvClient<Connection>,
     incoming: mpsc::UnboundedReceiver<Pending>,
     /// Taken from the queue and not sent yet. Bounded, as is `in_flight`, by the counts of `Shared`.
     backlog: VecDeque<Pending>,
@@ -329,18 +333,18 @@ struct Driver {
     random: fastrand::Rng,
 }
 
-type Opened = std::result::Result<Connection, String>;
+type Opened = std::result::Result<Open, String>;
 
-struct Connection {
+struct Open {
     outgoing: mpsc::Sender<v1::StreamRequest>,
     answers: Streaming<v1::StreamResponse>,
 }
 
 /// Opens the stream. No request leaves before the node has accepted it, so that a failure proves that nothing was sent.
-async fn open(mut client: KvClient<Channel>, timeout: Duration) -> Opened {
+async fn open(mut client: KvClient<Connection>, timeout: Duration) -> Opened {
     let (outgoing, messages) = mpsc::channel(MESSAGES_AHEAD);
     match tokio::time::timeout(timeout, client.stream(ReceiverStream::new(messages))).await {
-        Ok(Ok(answer)) => Ok(Connection {
+        Ok(Ok(answer)) => Ok(Open {
             outgoing,
             answers: answer.into_inner(),
         }),
@@ -459,7 +463,7 @@ impl Driver {
         }
     }
 
-    async fn drive(&mut self, mut connection: Connection) -> End {
+    async fn drive(&mut self, mut connection: Open) -> End {
         let first_id = self.next_id;
         let mut arrived = Vec::with_capacity(64);
         let mut grain = tokio::time::interval(DEADLINE_GRAIN);
@@ -616,4 +620,63 @@ impl Driver {
 pub(super) fn backoff(failures: u32, random: &mut fastrand::Rng) -> Duration {
     let full = BACKOFF_LAST.min(BACKOFF_FIRST * 2_u32.pow(failures.min(10)));
     full / 2 + full.mul_f64(random.f64() / 2.0)
+}
+
+/// Requests that wait on a stream, for the test of what may come on it.
+#[cfg(any(test, fuzzing))]
+pub(super) mod fuzz {
+    use super::*;
+    use crate::client::fuzz::a_request;
+
+    /// Who hears the answer to a request.
+    pub(in crate::client) type Heard = Box<dyn FnOnce(Result<Response>) + Send>;
+
+    /// A stream whose requests have been sent.
+    pub(in crate::client) struct Waiting {
+        driver: Driver,
+        first_id: u64,
+    }
+
+    /// A stream with so many requests, whose ids count up from the first.
+    pub(in crate::client) fn waiting(
+        first_id: u64,
+        requests: u64,
+        heard: impl Fn(u64) -> Heard,
+    ) -> Waiting {
+        let options = StreamOptions::default();
+        let (stream, mut driver) =
+            NodeStream::with_driver("n:1".to_owned(), options).expect("an address");
+        driver.next_id = first_id;
+        for id in first_id..first_id + requests {
+            stream.submit(a_request(), Duration::from_secs(60), heard(id));
+        }
+        while let Ok(pending) = driver.incoming.try_recv() {
+            driver.push(pending);
+        }
+        assert_eq!(driver.next_message().requests.len() as u64, requests);
+        Waiting { driver, first_id }
+    }
+
+    impl Waiting {
+        /// A message has come.
+        pub(in crate::client) fn take(&mut self, message: v1::StreamResponse) {
+            self.driver.take(message, self.first_id);
+        }
+
+        /// The stream has ended.
+        pub(in crate::client) fn end(&mut self, reason: &str) {
+            self.driver.fail_all(reason);
+        }
+
+        /// Requests and bytes that count against the bounds.
+        pub(in crate::client) fn in_use(&self) -> (usize, usize) {
+            let Shared {
+                requests, bytes, ..
+            } = &*self.driver.shared;
+            (
+                requests.load(Ordering::Relaxed),
+                bytes.load(Ordering::Relaxed),
+            )
+        }
+    }
 }

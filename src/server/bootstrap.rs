@@ -22,6 +22,7 @@ use futures_util::future::{BoxFuture, join_all};
 use tonic::{Status, transport::Endpoint};
 
 use crate::{
+    answers::{Connection, Readable},
     clock::wall_ms,
     transport::{PROTOCOL, handshake::short_hex, innermost},
 };
@@ -275,7 +276,7 @@ pub(super) async fn init(
     })
 }
 
-async fn client(address: &str) -> Result<PeerClient<tonic::transport::Channel>, String> {
+async fn client(address: &str) -> Result<PeerClient<Connection>, String> {
     let endpoint = Endpoint::from_shared(format!("http://{address}"))
         .map_err(|error| innermost(&error))?
         .connect_timeout(PATIENCE)
@@ -284,7 +285,7 @@ async fn client(address: &str) -> Result<PeerClient<tonic::transport::Channel>, 
         .connect()
         .await
         .map_err(|error| innermost(&error))?;
-    Ok(PeerClient::new(channel).max_decoding_message_size(limits::MESSAGE_BYTES_MAX))
+    Ok(PeerClient::new(Readable(channel)).max_decoding_message_size(limits::MESSAGE_BYTES_MAX))
 }
 
 /// Asks who lives at an address.

@@ -102,10 +102,10 @@ fn routes(services: &Services) -> proto::RoutesResponse {
 }
 
 /// The time that a client gives its call: gRPC's `grpc-timeout` header, up to eight digits and a unit.
-fn wished_timeout(metadata: &MetadataMap) -> Option<Duration> {
+pub(super) fn wished_timeout(metadata: &MetadataMap) -> Option<Duration> {
     let text = metadata.get("grpc-timeout")?.to_str().ok()?;
     let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
-    if digits.len() > 8 {
+    if digits.len() > 8 || !digits.bytes().all(|digit| digit.is_ascii_digit()) {
         return None;
     }
     let count: u32 = digits.parse().ok()?;
@@ -138,7 +138,7 @@ mod tests {
             wished("99999999H"),
             Some(Duration::from_secs(359_999_996_400))
         );
-        for nonsense in ["", "m", "12", "1x", "123456789m", "-1S"] {
+        for nonsense in ["", "m", "12", "1x", "123456789m", "-1S", "+1S"] {
             assert_eq!(wished(nonsense), None, "{nonsense:?}");
         }
     }

@@ -19,6 +19,8 @@ pub mod bootstrap;
 mod call;
 mod error;
 pub mod forward;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod kv;
 mod peer;
 mod perform;

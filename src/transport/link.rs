@@ -10,6 +10,7 @@ use flotilla_proto::v1::{self as proto, peer_client::PeerClient};
 use tokio::time::sleep;
 
 use super::{Shared, TransportOptions, handshake::Repeats, innermost, peers::Peer, queue::Frames};
+use crate::answers::Readable;
 
 /// Tries that may fail before it is told: the first ones do in the ordinary course of starts and stops.
 const QUIET_FAILURES: u32 = 2;
@@ -88,7 +89,7 @@ async fn connection(
         shared.options.frame_bytes,
         shared.options.max_frame_bytes,
     );
-    let mut client = PeerClient::new(channel);
+    let mut client = PeerClient::new(Readable(channel));
     let mut delivery = std::pin::pin!(client.deliver(frames));
     // The peer says nothing while all is well: a handshake that is not refused soon is accepted.
     let result = tokio::select! {

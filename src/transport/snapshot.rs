@@ -30,6 +30,7 @@ use tokio::{
 use tonic::Status;
 
 use super::{Shared, TransportOptions, handshake::HandshakeError, innermost};
+use crate::answers::Readable;
 
 /// Chunks that may be ready ahead of the network, or of the disk on the other side.
 const CHUNKS_AHEAD: usize = 2;
@@ -221,7 +222,7 @@ async fn transfer(
     let mut reading = spawn_blocking(move || read_source(source, shard, handshake, &chunks));
     let progress = Arc::new(AtomicU64::new(0));
     let paced = paced(Arc::clone(shared), ready, Arc::clone(&progress));
-    let mut client = PeerClient::new(channel);
+    let mut client = PeerClient::new(Readable(channel));
     let call = client.install_snapshot(paced);
     let mut call = std::pin::pin!(call);
     let mut read = false;

@@ -15,10 +15,10 @@ use futures_util::{StreamExt as _, stream};
 use hdrhistogram::Histogram;
 use parking_lot::Mutex;
 use tokio::task::JoinSet;
-use tonic::transport::Channel;
 
 use super::keys::Keys;
 use crate::{
+    answers::Connection,
     cli::failure::Outcome,
     client::{self, Client, Error, stream as node_stream, stream::StreamOptions},
 };
@@ -51,7 +51,7 @@ pub(super) struct Load {
     value: Bytes,
     seed: u64,
     /// For unary calls, by address.
-    channels: BTreeMap<String, Vec<KvClient<Channel>>>,
+    channels: BTreeMap<String, Vec<KvClient<Connection>>>,
 }
 
 const WARMING_UP: u8 = 0;

@@ -3,6 +3,8 @@
 //! This is the quick look that an operator takes. Closed loops hide waiting time behind slow answers, so its
 //! percentiles describe the cluster at saturation only.
 
+#[cfg(any(test, fuzzing))]
+pub(super) mod fuzz;
 mod keys;
 mod load;
 mod report;

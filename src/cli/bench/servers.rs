@@ -11,6 +11,8 @@ use tokio::{
 
 const TIMEOUT: Duration = Duration::from_secs(3);
 const ANSWER_BYTES_MAX: u64 = 16 << 20;
+/// Far above any number of seconds, bytes or writes.
+const VALUE_MAX: f64 = 1e18;
 
 /// The status ports of the nodes.
 pub(super) struct Servers {
@@ -74,17 +76,15 @@ async fn fetch(address: &str) -> std::io::Result<String> {
         .take(ANSWER_BYTES_MAX)
         .read_to_string(&mut answer)
         .await?;
-    match answer.split_once("\r\n\r\n") {
-        Some((head, body))
-            if head
-                .lines()
-                .next()
-                .is_some_and(|line| line.contains(" 200")) =>
-        {
-            Ok(body.to_owned())
-        }
-        _ => Err(std::io::ErrorKind::InvalidData.into()),
-    }
+    let body = body_of(&answer).map(str::to_owned);
+    body.ok_or_else(|| std::io::ErrorKind::InvalidData.into())
+}
+
+/// The body of an answer, if it is the page that was asked for.
+fn body_of(answer: &str) -> Option<&str> {
+    let (head, body) = answer.split_once("\r\n\r\n")?;
+    let status = head.lines().next()?;
+    status.contains(" 200").then_some(body)
 }
 
 impl Reading {
@@ -97,7 +97,9 @@ impl Reading {
                 Some((name, value.trim().parse().ok()?))
             })
             .collect();
-        let get = |name: &str| values.get(name).copied();
+        // Sums and differences of what is counted stay finite, too.
+        let sane = |value: &f64| (0.0..=VALUE_MAX).contains(value);
+        let get = |name: &str| values.get(name).copied().filter(sane);
         Some(Self {
             cpu_seconds: get("flotilla_node_cpu_seconds")?,
             process: (
@@ -134,10 +136,40 @@ impl Sample {
         let fsyncs: f64 = both.iter().map(|(a, b)| b.fsyncs - a.fsyncs).sum();
         Cost {
             cpu_seconds: (silent == 0 && !both.is_empty()).then_some(cpu),
-            writes_per_fsync: (fsyncs > 0.0).then(|| writes / fsyncs),
+            // Whole numbers are counted; a fraction of a sync is none.
+            writes_per_fsync: (fsyncs >= 1.0).then(|| writes / fsyncs),
             memory_bytes,
             silent,
         }
+    }
+}
+
+/// What a page of any content leads to.
+#[cfg(any(test, fuzzing))]
+pub(super) mod fuzz {
+    use super::*;
+
+    pub(in super::super) fn body_of(answer: &str) -> Option<&str> {
+        super::body_of(answer)
+    }
+
+    /// All numbers that come of a page, held against a node that has done nothing, and against itself.
+    pub(in super::super) fn costs(text: &str) -> Vec<f64> {
+        let sample = |reading| Sample {
+            nodes: vec![reading, Some(Reading::default())],
+        };
+        let (none, some) = (
+            sample(Some(Reading::default())),
+            sample(Reading::parse(text)),
+        );
+        let costs = [none.until(&some), some.until(&none), some.until(&some)];
+        let numbers = costs.into_iter().flat_map(|cost| {
+            let rest = [cost.cpu_seconds, cost.writes_per_fsync];
+            cost.memory_bytes
+                .into_iter()
+                .chain(rest.into_iter().flatten())
+        });
+        numbers.collect()
     }
 }
 

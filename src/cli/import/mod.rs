@@ -17,7 +17,7 @@ use bytes::Bytes;
 use clap::Args;
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use serde::{Deserialize, Serialize};
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, task::JoinHandle};
 
 use self::{
     rejects::{Rejected, Rejects},
@@ -222,7 +222,7 @@ impl Job {
             progress,
             stopped: None,
         };
-        run.run(read_ahead(reader)).await
+        run.run(Ahead::of(reader)).await
     }
 }
 
@@ -251,32 +251,49 @@ fn check_same(path: &Path, known: State, now: &State) -> Outcome<State> {
     )))
 }
 
-/// Reads on a thread of its own, a bounded way ahead.
-fn read_ahead(reader: Reader) -> mpsc::Receiver<io::Result<Vec<Item>>> {
-    let (sender, receiver) = mpsc::channel(GROUPS_AHEAD);
-    tokio::task::spawn_blocking(move || {
-        let mut group = Vec::with_capacity(GROUP);
-        for item in reader {
-            match item {
-                Ok(item) => group.push(item),
-                Err(error) => {
-                    // Nobody waits: the import has stopped.
-                    let _ = sender.blocking_send(Ok(group));
-                    let _ = sender.blocking_send(Err(error));
+/// What is read on a thread of its own, a bounded way ahead.
+struct Ahead {
+    groups: mpsc::Receiver<io::Result<Vec<Item>>>,
+    reading: JoinHandle<()>,
+}
+
+impl Ahead {
+    fn of(items: impl Iterator<Item = io::Result<Item>> + Send + 'static) -> Self {
+        let (sender, groups) = mpsc::channel(GROUPS_AHEAD);
+        let reading = tokio::task::spawn_blocking(move || {
+            let mut group = Vec::with_capacity(GROUP);
+            for item in items {
+                match item {
+                    Ok(item) => group.push(item),
+                    Err(error) => {
+                        // Nobody waits: the import has stopped.
+                        let _ = sender.blocking_send(Ok(group));
+                        let _ = sender.blocking_send(Err(error));
+                        return;
+                    }
+                }
+                if group.len() == GROUP
+                    && sender
+                        .blocking_send(Ok(std::mem::take(&mut group)))
+                        .is_err()
+                {
                     return;
                 }
             }
-            if group.len() == GROUP
-                && sender
-                    .blocking_send(Ok(std::mem::take(&mut group)))
-                    .is_err()
-            {
-                return;
-            }
+            let _ = sender.blocking_send(Ok(group));
+        });
+        Self { groups, reading }
+    }
+
+    /// The next group, or none at the end of the input. Not to be asked again after an error.
+    async fn next(&mut self) -> Option<io::Result<Vec<Item>>> {
+        if let Some(group) = self.groups.recv().await {
+            return Some(group);
         }
-        let _ = sender.blocking_send(Ok(group));
-    });
-    receiver
+        // A thread that panicked has not come to the end.
+        let ended = (&mut self.reading).await;
+        ended.err().map(|error| Err(io::Error::other(error)))
+    }
 }
 
 /// An import in progress.
@@ -316,7 +333,7 @@ async fn write(session: Session, ticket: u64, line: u64, record: Record) -> Ende
 }
 
 impl Run {
-    async fn run(mut self, mut items: mpsc::Receiver<io::Result<Vec<Item>>>) -> Outcome<Summary> {
+    async fn run(mut self, mut items: Ahead) -> Outcome<Summary> {
         let mut writes = FuturesUnordered::new();
         // Two writes of one key are not in flight together: the later record has to win.
         let mut keys: HashSet<Bytes> = HashSet::new();
@@ -358,7 +375,7 @@ impl Run {
                     keys.remove(&ended.record.key);
                     self.end(ended)?;
                 }
-                group = items.recv(), if queue.is_empty() && more => match group {
+                group = items.next(), if queue.is_empty() && more => match group {
                     Some(Ok(group)) => queue.extend(group),
                     Some(Err(error)) => self.stopped = Some(format!("the input cannot be read: {error}")),
                     None => more = false,

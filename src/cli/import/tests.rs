@@ -198,3 +198,20 @@ async fn a_state_file_that_contradicts_itself_is_refused() {
         assert!(failure.to_string().contains("is damaged"), "{failure}");
     }
 }
+
+#[tokio::test]
+async fn a_thread_that_panics_while_it_reads_is_not_the_end_of_the_file() {
+    let mut ahead = Ahead::of(std::iter::from_fn(|| -> Option<io::Result<Item>> {
+        panic!("a mistake of ours")
+    }));
+    let error = ahead.next().await.expect("no end").expect_err("no group");
+    assert!(error.to_string().contains("a mistake of ours"), "{error}");
+    let mut ahead = Ahead::of(std::iter::empty());
+    assert!(
+        ahead
+            .next()
+            .await
+            .is_some_and(|group| group.is_ok_and(|group| group.is_empty()))
+    );
+    assert!(ahead.next().await.is_none());
+}
