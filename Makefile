@@ -33,8 +33,8 @@ soak: ## Run simulated clusters for as long as wanted, and say what was covered:
 	cargo run --release --quiet -p flotilla-sim -- --minutes $(MINUTES) --from $(FROM)
 
 chaos: MINUTES = 5
-chaos: setup ## Run a real cluster under fire and write a report with a picture: make chaos MINUTES=5 SEED=1
-	MINUTES=$(MINUTES) SEED=$(SEED) FAULTS="$(FAULTS)" cargo test -p flotilla --test chaos -- --ignored --nocapture
+chaos: setup ## Run a real cluster under fire and write a report with a picture: make chaos MINUTES=5 SEED=1 NODES=5
+	MINUTES="$(MINUTES)" SEED="$(SEED)" NODES="$(NODES)" FAULTS="$(FAULTS)" cargo test -p flotilla --test chaos -- --ignored --nocapture
 
 verify: setup ## Check format, lints, documentation and dependencies; changes nothing
 	cargo fmt --all --check

@@ -3,47 +3,53 @@
 use std::{fmt::Write as _, time::Duration};
 
 use crate::{
-    nemesis::Kind,
+    kind::Target,
     record::{BUCKET, Counts},
     report::{Band, escape},
 };
 
 const LEFT: f64 = 56.0;
 const RIGHT: f64 = 16.0;
-/// Room for the names of faults, which stand upright.
-const NAMES: f64 = 220.0;
+/// Room for the names of faults, which stand upright: of one character, and at least and at most.
+const NAME_CHAR: f64 = 5.8;
+const NAMES_MIN: f64 = 90.0;
+const NAMES_MAX: f64 = 420.0;
 /// Between two of them, at least.
-const NAMES_APART: f64 = 11.0;
+const NAMES_APART: f64 = 12.0;
 const OK_HEIGHT: f64 = 180.0;
-const GAP: f64 = 30.0;
+const GAP: f64 = 34.0;
 const BAD_HEIGHT: f64 = 70.0;
 const AXIS: f64 = 34.0;
 /// Wide enough for names beside each other.
 const PIXELS_PER_SECOND_MIN: f64 = 4.5;
 const WIDTH_MIN: f64 = 1040.0;
 
-/// The colour of a fault: what it is done to.
-fn colour(kind: Kind) -> &'static str {
-    match kind {
-        Kind::Kill | Kind::KillAll | Kind::Pause => "#c0392b",
-        Kind::Drain => "#2e8b57",
-        Kind::StalledDisk | Kind::PowerLoss | Kind::PowerLossAll => "#b8860b",
-        _ => "#2c6fbb",
+/// What faults are done to, with the words for it.
+pub(crate) const TARGETS: [(Target, &str); 5] = [
+    (Target::Processes, "processes"),
+    (Target::Network, "network"),
+    (Target::Disks, "disks"),
+    (Target::Clocks, "clocks"),
+    (Target::Operation, "rolling restart"),
+];
+
+/// The name of its colour in the page's style.
+fn class(target: Target) -> &'static str {
+    match target {
+        Target::Processes => "processes",
+        Target::Network => "network",
+        Target::Disks => "disks",
+        Target::Clocks => "clocks",
+        Target::Operation => "operation",
     }
 }
 
-/// What the colours mean.
-pub(crate) const LEGEND: [(&str, Kind); 4] = [
-    ("processes", Kind::Kill),
-    ("network", Kind::Isolate),
-    ("disks", Kind::PowerLoss),
-    ("restart with drain", Kind::Drain),
-];
-
-/// A square of the colour of a kind.
-pub(crate) fn swatch(kind: Kind) -> String {
-    let colour = colour(kind);
-    format!("<span class=\"swatch\" style=\"background:{colour}\"></span>")
+/// A square of its colour.
+pub(crate) fn swatch(target: Target) -> String {
+    format!(
+        "<span class=\"swatch\" style=\"background:var(--{})\"></span>",
+        class(target)
+    )
 }
 
 /// The least of 1, 2, 3, 4, 5 and 8 times a power of ten that is not below a number.
@@ -56,7 +62,7 @@ fn round_up(number: f64) -> f64 {
         .unwrap_or(number)
 }
 
-/// Draws it as SVG.
+/// Draws it as SVG, in the colours of the page's style.
 pub(crate) fn draw(timeline: &[Counts], bands: &[Band]) -> String {
     let per_second = |count: u32| f64::from(count) / BUCKET.as_secs_f64();
     let seconds = timeline.len() as f64 * BUCKET.as_secs_f64();
@@ -70,14 +76,15 @@ pub(crate) fn draw(timeline: &[Counts], bands: &[Band]) -> String {
     );
     let bad = |counts: &Counts| per_second(counts.failed + counts.unknown);
     let bad_most = round_up(timeline.iter().map(bad).fold(0.0, f64::max));
-    let (ok_base, bad_base) = (NAMES + OK_HEIGHT, NAMES + OK_HEIGHT + GAP + BAD_HEIGHT);
+    let longest = bands.iter().map(|band| band.name.chars().count()).max();
+    let names = (longest.unwrap_or_default() as f64 * NAME_CHAR + 12.0).clamp(NAMES_MIN, NAMES_MAX);
+    let (ok_base, bad_base) = (names + OK_HEIGHT, names + OK_HEIGHT + GAP + BAD_HEIGHT);
     let (full_width, height) = (LEFT + width + RIGHT, bad_base + AXIS);
 
     let mut svg = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{full_width:.0}\" height=\"{height:.0}\" \
          viewBox=\"0 0 {full_width:.0} {height:.0}\" font-family=\"system-ui, sans-serif\" font-size=\"11\" \
-         role=\"img\" aria-label=\"operations per second while faults come and go\">\n\
-         <rect width=\"100%\" height=\"100%\" fill=\"#fff\"/>\n"
+         role=\"img\" aria-label=\"operations per second while faults come and go\">\n"
     );
     let mut put = |text: String| {
         svg.push_str(&text);
@@ -86,22 +93,22 @@ pub(crate) fn draw(timeline: &[Counts], bands: &[Band]) -> String {
     let mut last_name = 0.0;
     for band in bands {
         let (from, to, served) = (x(band.from), x(band.to), x(band.served));
-        let colour = colour(band.kind);
-        let shade = |from: f64, to: f64, opacity: f64| {
-            format!(
-                "<rect x=\"{from:.1}\" y=\"{NAMES}\" width=\"{:.1}\" height=\"{:.1}\" fill=\"{colour}\" \
-                 fill-opacity=\"{opacity}\"/>",
-                (to - from).max(1.0),
-                bad_base - NAMES
-            )
-        };
-        put(shade(from, to, 0.30));
-        put(shade(to, served, 0.10));
-        let (text_x, text_y) = ((from + 8.0).max(last_name + NAMES_APART), NAMES - 6.0);
+        // One colour above the other where there are two.
+        let high = (bad_base - names) / band.targets.len().max(1) as f64;
+        for (at, target) in band.targets.iter().enumerate() {
+            let (class, top) = (class(*target), names + high * at as f64);
+            for (from, to, opacity) in [(from, to, 0.34), (to, served, 0.13)] {
+                put(format!(
+                    "<rect class=\"{class}\" x=\"{from:.1}\" y=\"{top:.1}\" width=\"{:.1}\" height=\"{high:.1}\" \
+                     fill-opacity=\"{opacity}\"/>",
+                    (to - from).max(1.0)
+                ));
+            }
+        }
+        let (text_x, text_y) = ((from + 9.0).max(last_name + NAMES_APART), names - 6.0);
         last_name = text_x;
         put(format!(
-            "<text x=\"{text_x:.1}\" y=\"{text_y}\" fill=\"{colour}\" \
-             transform=\"rotate(-90 {text_x:.1} {text_y})\">{}</text>",
+            "<text x=\"{text_x:.1}\" y=\"{text_y:.1}\" transform=\"rotate(-90 {text_x:.1} {text_y:.1})\">{}</text>",
             escape(&band.name)
         ));
     }
@@ -113,8 +120,8 @@ pub(crate) fn draw(timeline: &[Counts], bands: &[Band]) -> String {
         for part in [0.0, 0.5, 1.0] {
             let y = base - high * part;
             put(format!(
-                "<line x1=\"{LEFT}\" x2=\"{:.1}\" y1=\"{y:.1}\" y2=\"{y:.1}\" stroke=\"#000\" \
-                 stroke-opacity=\"0.18\"/>\n<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\" fill=\"#444\">{}</text>",
+                "<line class=\"grid\" x1=\"{LEFT}\" x2=\"{:.1}\" y1=\"{y:.1}\" y2=\"{y:.1}\"/>\n\
+                 <text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>",
                 LEFT + width,
                 LEFT - 6.0,
                 y + 4.0,
@@ -127,8 +134,8 @@ pub(crate) fn draw(timeline: &[Counts], bands: &[Band]) -> String {
     while at <= seconds {
         let tick = x(Duration::from_secs_f64(at));
         put(format!(
-            "<line x1=\"{tick:.1}\" x2=\"{tick:.1}\" y1=\"{bad_base}\" y2=\"{:.1}\" stroke=\"#444\"/>\n\
-             <text x=\"{tick:.1}\" y=\"{:.1}\" text-anchor=\"middle\" fill=\"#444\">{at} s</text>",
+            "<line class=\"tick\" x1=\"{tick:.1}\" x2=\"{tick:.1}\" y1=\"{bad_base:.1}\" y2=\"{:.1}\"/>\n\
+             <text x=\"{tick:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{at} s</text>",
             bad_base + 4.0,
             bad_base + 17.0
         ));
@@ -142,24 +149,23 @@ pub(crate) fn draw(timeline: &[Counts], bands: &[Band]) -> String {
         let move_or_line = if at == 0 { 'M' } else { 'L' };
         let _ = write!(line, "{move_or_line}{from:.1} {y:.1}H{to:.1}");
         let mut base = bad_base;
-        for (count, fill) in [(counts.unknown, "#8e44ad"), (counts.failed, "#333")] {
+        for (count, class) in [(counts.unknown, "unknown"), (counts.failed, "failed")] {
             if count > 0 {
                 let high = per_second(count) / bad_most * BAD_HEIGHT;
                 base -= high;
                 put(format!(
-                    "<rect x=\"{from:.1}\" y=\"{base:.1}\" width=\"{:.1}\" height=\"{high:.1}\" fill=\"{fill}\"/>",
+                    "<rect class=\"{class}\" x=\"{from:.1}\" y=\"{base:.1}\" width=\"{:.1}\" height=\"{high:.1}\"/>",
                     to - from
                 ));
             }
         }
     }
     put(format!(
-        "<path d=\"{line}\" fill=\"none\" stroke=\"#111\" stroke-width=\"1.2\"/>\n\
-         <text x=\"4\" y=\"{:.1}\" fill=\"#111\">ok/s</text>\n\
-         <text x=\"4\" y=\"{:.1}\"><tspan fill=\"#333\">failed/s,</tspan> \
-         <tspan fill=\"#8e44ad\">unknown/s</tspan></text>\n</svg>",
-        NAMES - 6.0,
-        bad_base - BAD_HEIGHT - 6.0
+        "<path class=\"ok\" d=\"{line}\"/>\n\
+         <text x=\"4\" y=\"{:.1}\">ok/s</text>\n\
+         <text x=\"4\" y=\"{:.1}\">failed/s, <tspan class=\"unknown\">unknown/s</tspan></text>\n</svg>",
+        names - 6.0,
+        bad_base - BAD_HEIGHT - 8.0
     ));
     svg
 }
@@ -182,20 +188,21 @@ fn the_picture_shows_each_band_and_each_failure_and_stays_in_its_frame() {
     ];
     timeline[40].failed = 3;
     timeline[41].unknown = 2;
-    let band = |from, kind: Kind| Band {
-        name: format!("<{}>", kind.name()),
-        kind,
+    let band = |from, targets: &[Target]| Band {
+        name: format!("<{targets:?}>"),
+        targets: targets.to_vec(),
         from: seconds(from),
         to: seconds(from + 2),
         served: seconds(from + 100),
     };
-    let svg = draw(&timeline, &[band(2, Kind::Kill), band(9, Kind::Bridge)]);
+    let two = [Target::Network, Target::Disks];
+    let svg = draw(&timeline, &[band(2, &[Target::Processes]), band(9, &two)]);
     assert!(
-        svg.contains("&lt;kill -9&gt;") && svg.contains("&lt;bridge&gt;"),
+        svg.contains("&lt;[Processes]&gt;") && svg.contains("&lt;[Network, Disks]&gt;"),
         "{svg}"
     );
-    // The background, two for each band, and two bars.
-    assert_eq!(svg.matches("<rect").count(), 1 + 4 + 2);
+    // Two for each fault, and two bars.
+    assert_eq!(svg.matches("<rect").count(), 3 * 2 + 2);
     assert!(!svg.contains("NaN") && !svg.contains("inf"));
     for part in svg.split(" x=\"").skip(1) {
         let x: f64 = part

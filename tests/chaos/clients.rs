@@ -42,7 +42,9 @@ const LAST_TIMEOUT: Duration = Duration::from_secs(60);
 const PINNED_TIMEOUT: Duration = Duration::from_millis(300);
 /// Between two reads that wait at one node, and how long they wait: longer than any fault lasts.
 const WAITING_PAUSE: Duration = Duration::from_millis(100);
-const WAITING_TIMEOUT: Duration = Duration::from_secs(20);
+pub(crate) const WAITING_TIMEOUT: Duration = Duration::from_secs(20);
+/// Pages of one scan, which then ends before its range does: pages may be of one row, and keys become more and more.
+const PAGES_MAX: usize = 40;
 /// How often a list or counter is read anew because somebody else has changed it meanwhile.
 const CHANGES_MAX: usize = 20;
 
@@ -249,7 +251,12 @@ impl Reader {
 }
 
 /// Asks one node for a key, once.
-async fn get_of(stream: &NodeStream, key: &Bytes, level: Level, timeout: Duration) -> End {
+pub(crate) async fn get_of(
+    stream: &NodeStream,
+    key: &Bytes,
+    level: Level,
+    timeout: Duration,
+) -> End {
     let kind = request::Kind::Get(v1::GetRequest {
         key: key.clone(),
         consistency: v1::Consistency::from(consistency(level)).into(),
@@ -438,8 +445,16 @@ impl Asker {
             consistency: consistency(*level),
             ..ScanOptions::default()
         });
-        let mut rows = Vec::new();
+        let (mut rows, mut pages) = (Vec::new(), 0);
+        let mut next = None;
         while let Some(page) = scan.next_page().await? {
+            pages += 1;
+            if pages == PAGES_MAX {
+                next = page.last().map(|row| match reverse {
+                    true => row.key.clone(),
+                    false => [&row.key[..], b"\0"].concat().into(),
+                });
+            }
             // These are no registers, and are read by calls of their own.
             let of_page = page
                 .into_iter()
@@ -449,8 +464,11 @@ impl Asker {
                 value: Some(row.value),
                 revision: row.revision,
             }));
+            if next.is_some() {
+                break;
+            }
         }
-        Ok(Answer::Scan { rows, next: None })
+        Ok(Answer::Scan { rows, next })
     }
 
     /// What the replica of one node has. Unknown if another process may have answered.
@@ -477,7 +495,7 @@ fn is_wrong(error: &Error) -> bool {
 }
 
 /// How a write ended.
-fn written(done: Result<Answer, Error>) -> End {
+pub(crate) fn written(done: Result<Answer, Error>) -> End {
     match done {
         Ok(answer) => End::Ok(answer),
         Err(error) if is_wrong(&error) => End::Wrong(format!("{error:?}")),

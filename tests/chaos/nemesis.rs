@@ -1,167 +1,40 @@
-//! What is done to the cluster, and how it is undone: drawn from a seed, each kind once before any comes again.
+//! Which faults come: drawn from a seed, each kind once before any comes again, some of them two at a time.
 
-use std::{fmt, time::Duration};
+use std::time::Duration;
 
 use fastrand::Rng;
-use flotilla_faultfs::{PowerLoss, Stalled};
-use flotilla_harness::{
-    Cluster,
-    net::{Net, Party},
+use flotilla_faultfs::PowerLoss;
+
+use crate::{
+    fault::Fault,
+    harm::{Harm, Service},
+    kind::{Bound, Kind},
 };
 
-/// A kind of fault.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Kind {
-    /// SIGKILL, and a start later.
-    Kill,
-    /// SIGKILL of all nodes at once.
-    KillAll,
-    /// SIGSTOP, and SIGCONT later.
-    Pause,
-    /// SIGTERM, which drains, and a start at once.
-    Drain,
-    /// A node and the others don't hear each other; clients hear all.
-    Isolate,
-    /// As `Isolate`, and clients don't hear it either.
-    Vanish,
-    /// A node hears nobody, and everybody hears it.
-    Deaf,
-    /// A node is heard by nobody, and hears everybody.
-    Mute,
-    /// One link between two nodes loses everything, in one direction.
-    OneWay,
-    /// Two nodes don't hear each other; the third hears both.
-    Bridge,
-    /// No node hears another.
-    AllApart,
-    /// Everything to and from a node comes late.
-    SlowLinks,
-    /// Syncs of a node's disk hang.
-    StalledDisk,
-    /// A node loses its power, and with it what was not synced.
-    PowerLoss,
-    /// All nodes lose their power at once.
-    PowerLossAll,
-}
+/// One round in so many has two faults at once, where there is a second one that fits.
+const PAIRS_IN: u8 = 3;
+/// Seconds that clocks jump: by less and by more than anything that is measured in wall time.
+const STEPS: [i64; 6] = [-86_400, -3_700, -5, 5, 3_700, 86_400];
 
-impl Kind {
-    /// All kinds.
-    pub(crate) const ALL: [Self; 15] = [
-        Self::Kill,
-        Self::KillAll,
-        Self::Pause,
-        Self::Drain,
-        Self::Isolate,
-        Self::Vanish,
-        Self::Deaf,
-        Self::Mute,
-        Self::OneWay,
-        Self::Bridge,
-        Self::AllApart,
-        Self::SlowLinks,
-        Self::StalledDisk,
-        Self::PowerLoss,
-        Self::PowerLossAll,
-    ];
-
-    /// Whether it needs a disk that fails on command.
-    pub(crate) fn needs_disks(self) -> bool {
-        matches!(
-            self,
-            Self::StalledDisk | Self::PowerLoss | Self::PowerLossAll
-        )
-    }
-
-    /// Whether the survivors can serve all shards while it lasts.
-    pub(crate) fn leaves_a_quorum(self) -> bool {
-        !matches!(self, Self::KillAll | Self::AllApart | Self::PowerLossAll)
-    }
-
-    /// What was promised for it, if anything.
-    pub(crate) fn bound(self) -> Option<Bound> {
-        match self {
-            Self::Kill | Self::PowerLoss => Some(Bound::Killed),
-            Self::Pause | Self::Isolate | Self::Vanish => Some(Bound::PausedOrCutOff),
-            Self::Deaf | Self::Mute | Self::OneWay | Self::Bridge => Some(Bound::PartlyCutOff),
-            Self::Drain => Some(Bound::Drained),
-            _ => None,
-        }
-    }
-
-    /// For people.
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Kill => "kill -9",
-            Self::KillAll => "kill -9 of all",
-            Self::Pause => "pause",
-            Self::Drain => "restart with drain",
-            Self::Isolate => "one isolated",
-            Self::Vanish => "one unreachable",
-            Self::Deaf => "one deaf",
-            Self::Mute => "one mute",
-            Self::OneWay => "one-way cut",
-            Self::Bridge => "bridge",
-            Self::AllApart => "all apart",
-            Self::SlowLinks => "slow links",
-            Self::StalledDisk => "stalled disk",
-            Self::PowerLoss => "power loss",
-            Self::PowerLossAll => "power loss of all",
-        }
-    }
-}
-
-/// What was promised for a kind of fault.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Bound {
-    /// Its shards serve again within 2 election timeouts at the 99th percentile.
-    Killed,
-    /// Within 3 election timeouts.
-    PausedOrCutOff,
-    /// Within 5 election timeouts: a quorum of nodes hears each other in both directions.
-    PartlyCutOff,
-    /// All requests succeed within a second.
-    Drained,
-}
-
-/// One fault.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Fault {
-    pub(crate) kind: Kind,
-    /// The node that is struck; of several, the first.
-    pub(crate) node: usize,
-    /// Another node, where there is a second one.
-    pub(crate) other: usize,
-    /// How long it lasts.
-    pub(crate) hold: Duration,
+/// What comes next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Round {
+    pub(crate) first: Fault,
+    /// What to draw a second fault from, if there is to be one.
+    pair: Option<u64>,
     /// How long the cluster is left alone before.
     pub(crate) calm: Duration,
-    /// Of slow links.
-    pub(crate) delay: Duration,
-    /// Whether it is the node that leads the most shards which is struck.
+    /// Between the first fault and the second.
+    pub(crate) gap: Duration,
+    /// How long all faults last, if they leave a quorum: longer than it may take until the shards are served again.
+    pub(crate) hold: Duration,
+    /// How long they last if they don't, to see that nothing is.
+    pub(crate) short_hold: Duration,
+    /// Whether it is the node that leads the most shards which is struck first.
     pub(crate) strikes_most: bool,
-    pub(crate) loss: PowerLoss,
-    pub(crate) seed: u64,
 }
 
-impl fmt::Display for Fault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            kind, node, other, ..
-        } = self;
-        let name = kind.name();
-        match kind {
-            Kind::KillAll | Kind::AllApart => write!(f, "{name}"),
-            Kind::OneWay => write!(f, "{name}, node {node} to {other}"),
-            Kind::Bridge => write!(f, "{name}, nodes {node} and {other} apart"),
-            Kind::SlowLinks => write!(f, "{name} of node {node}, {} ms", self.delay.as_millis()),
-            Kind::PowerLoss => write!(f, "{name} of node {node}, {:?}", self.loss),
-            Kind::PowerLossAll => write!(f, "{name}, {:?}", self.loss),
-            _ => write!(f, "{name}, node {node}"),
-        }
-    }
-}
-
-/// Faults without end.
+/// Rounds without end.
 pub(crate) struct Nemesis {
     random: Rng,
     kinds: Vec<Kind>,
@@ -187,174 +60,195 @@ impl Nemesis {
         }
     }
 
-    /// The next fault.
-    pub(crate) fn draw(&mut self) -> Fault {
+    /// The next round.
+    pub(crate) fn draw(&mut self) -> Round {
         if self.bag.is_empty() {
             self.bag.clone_from(&self.kinds);
             self.random.shuffle(&mut self.bag);
         }
         let kind = self.bag.pop().expect("there are kinds");
+        let first = fault(kind, self.nodes, self.unit, &mut self.random);
         let random = &mut self.random;
-        let node = random.usize(..self.nodes);
-        let other = (node + 1 + random.usize(..self.nodes - 1)) % self.nodes;
+        let pair = (random.u8(..PAIRS_IN) == 0).then(|| random.u64(..));
         let unit = self.unit;
         let mut times = |from: f64, to: f64| unit.mul_f64(from + (to - from) * random.f64());
-        // Long enough to see the shards served again, or for a quorum that is gone, to see that nothing is.
-        let hold = if kind.leaves_a_quorum() {
-            times(3.0, 5.0)
-        } else {
-            times(0.5, 2.0)
-        };
-        let calm = times(0.5, 1.5);
-        // A write takes several ways, and a probe must have time for them.
-        let delay = times(0.01, 0.06);
-        Fault {
-            kind,
-            node,
-            other,
-            hold,
-            calm,
-            delay,
+        Round {
+            first,
+            pair,
+            calm: times(0.5, 1.5),
+            gap: times(0.0, 1.5),
+            hold: match kind.bound() {
+                Some(Bound::Killed | Bound::PausedOrCutOff) if pair.is_none() => times(3.2, 5.0),
+                _ => times(5.2, 6.5),
+            },
+            short_hold: times(0.5, 2.0),
             strikes_most: random.u8(..4) > 0,
-            loss: PowerLoss::ALL[random.usize(..PowerLoss::ALL.len())],
-            seed: random.u64(..),
         }
+    }
+
+    /// The round's second fault, if there is one that leaves no doubt: with both, all shards must be served.
+    pub(crate) fn second(&self, round: &Round, shards: &[Vec<usize>]) -> Option<Fault> {
+        const TRIES: usize = 50;
+        let mut random = Rng::with_seed(round.pair?);
+        (0..TRIES).find_map(|_| {
+            let kind = self.kinds[random.usize(..self.kinds.len())];
+            let second = fault(kind, self.nodes, self.unit, &mut random);
+            let both = [round.first.clone(), second];
+            let harm = Harm::of(self.nodes, &both);
+            let served = shards
+                .iter()
+                .all(|replicas| harm.service(replicas) == Service::Must);
+            let [first, second] = both;
+            (served && first.bears(&second)).then_some(second)
+        })
     }
 }
 
-impl Fault {
-    /// Strikes. Returns when it is in effect.
-    pub(crate) fn strike(&self, cluster: &mut Cluster) {
-        let Self { node, other, .. } = *self;
-        let all = 0..cluster.len();
-        match self.kind {
-            Kind::Kill => cluster.kill(node),
-            Kind::KillAll => all.for_each(|node| cluster.kill(node)),
-            Kind::Pause => cluster.pause(node),
-            Kind::Drain => {
-                let status = cluster.terminate(node);
-                assert!(status.success(), "a drained node ended with {status}");
+fn fault(kind: Kind, nodes: usize, unit: Duration, random: &mut Rng) -> Fault {
+    let node = random.usize(..nodes);
+    Fault {
+        kind,
+        node,
+        other: (node + 1 + random.usize(..nodes - 1)) % nodes,
+        // A write takes several ways, and a probe must have time for them.
+        delay: unit.mul_f64(0.01 + 0.05 * random.f64()),
+        loss: PowerLoss::ALL[random.usize(..PowerLoss::ALL.len())],
+        seed: random.u64(..),
+        passing: random.u64(..30),
+        step: STEPS[random.usize(..STEPS.len())],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const UNIT: Duration = Duration::from_millis(500);
+
+    fn nemesis(seed: u64, nodes: usize) -> Nemesis {
+        Nemesis::new(seed, Kind::ALL.to_vec(), nodes, UNIT)
+    }
+
+    /// The nodes of each shard's replicas, as clusters of the harness have them.
+    fn shards(nodes: usize) -> Vec<Vec<usize>> {
+        let replicas = nodes - (nodes + 1) % 2;
+        let of_shard = |shard: usize| (0..replicas).map(|at| (shard + at) % nodes).collect();
+        (0..nodes).map(of_shard).collect()
+    }
+
+    #[test]
+    fn the_same_seed_draws_the_same_rounds_and_another_one_others() {
+        let draw = |seed| {
+            let mut nemesis = nemesis(seed, 3);
+            (0..40).map(|_| nemesis.draw()).collect::<Vec<_>>()
+        };
+        assert_eq!(draw(7), draw(7));
+        assert_ne!(draw(7), draw(8));
+    }
+
+    #[test]
+    fn each_kind_comes_once_before_any_comes_again_and_no_node_is_its_own_other() {
+        let mut nemesis = nemesis(1, 3);
+        let mut struck = [0; 3];
+        for _ in 0..20 {
+            let mut bag: Vec<Kind> = Vec::new();
+            for _ in 0..Kind::ALL.len() {
+                let round = nemesis.draw();
+                let fault = round.first;
+                assert!(fault.node < 3 && fault.other < 3 && fault.node != fault.other);
+                let hold = round.hold;
+                assert!(hold > 3 * UNIT && hold < 7 * UNIT, "{hold:?}");
+                struck[fault.node] += 1;
+                bag.push(fault.kind);
             }
-            Kind::Isolate => cluster.net().isolate(node),
-            Kind::Vanish => {
-                cluster.net().isolate(node);
-                cluster.net().cut(Party::Client, Party::Node(node));
-                cluster.net().cut(Party::Node(node), Party::Client);
-            }
-            Kind::Deaf => others(cluster.net(), all, node, |net, one, other| {
-                net.cut(other, one);
-            }),
-            Kind::Mute => others(cluster.net(), all, node, |net, one, other| {
-                net.cut(one, other);
-            }),
-            Kind::OneWay => cluster.net().cut(Party::Node(node), Party::Node(other)),
-            Kind::Bridge => {
-                cluster.net().cut(Party::Node(node), Party::Node(other));
-                cluster.net().cut(Party::Node(other), Party::Node(node));
-            }
-            Kind::AllApart => all.for_each(|node| cluster.net().isolate(node)),
-            Kind::SlowLinks => others(cluster.net(), all, node, |net, one, other| {
-                net.delay(one, other, self.delay);
-                net.delay(other, one, self.delay);
-            }),
-            Kind::StalledDisk => cluster.disk(node).stall(Stalled::Syncs, None),
-            Kind::PowerLoss => {
-                cluster.lose_power(node, self.loss, self.seed);
-            }
-            Kind::PowerLossAll => {
-                // All at once: nobody sees the others go.
-                all.clone().for_each(|node| cluster.kill(node));
-                for node in all {
-                    cluster.lose_power(node, self.loss, self.seed.wrapping_add(node as u64));
+            bag.sort_unstable();
+            assert_eq!(bag, Kind::ALL);
+        }
+        assert!(struck.iter().all(|count| *count > 50), "{struck:?}");
+    }
+
+    #[test]
+    fn of_each_fault_alone_it_is_known_whether_shards_must_be_served() {
+        for nodes in 3..=5 {
+            let mut nemesis = nemesis(1, nodes);
+            for _ in 0..10 * Kind::ALL.len() {
+                let fault = nemesis.draw().first;
+                let harm = Harm::of(nodes, std::slice::from_ref(&fault));
+                let none = matches!(
+                    fault.kind,
+                    Kind::KillAll | Kind::AllApart | Kind::PowerLossAll
+                );
+                let expected = if none { Service::Cannot } else { Service::Must };
+                for replicas in shards(nodes) {
+                    assert_eq!(harm.service(&replicas), expected, "{fault}, {nodes} nodes");
                 }
             }
         }
     }
 
-    /// Ends it.
-    pub(crate) fn heal(&self, cluster: &mut Cluster) {
-        cluster.net().heal_all();
-        if self.kind == Kind::StalledDisk {
-            cluster.disk(self.node).heal();
-        }
-        if self.kind == Kind::Pause {
-            cluster.resume(self.node);
-        }
-        for node in 0..cluster.len() {
-            if !cluster.runs(node) {
-                cluster.start_node(node);
+    #[test]
+    fn two_faults_at_once_leave_a_quorum_and_are_not_in_each_others_way() {
+        for nodes in 3..=5 {
+            let mut nemesis = nemesis(2, nodes);
+            let (mut wanted, mut pairs, mut both_out) = (0, 0, 0);
+            for _ in 0..1_000 {
+                let round = nemesis.draw();
+                wanted += usize::from(round.pair.is_some());
+                let Some(second) = nemesis.second(&round, &shards(nodes)) else {
+                    continue;
+                };
+                pairs += 1;
+                let harm = Harm::of(nodes, &[round.first.clone(), second.clone()]);
+                both_out +=
+                    usize::from(harm.touches(round.first.node) && harm.touches(second.node));
+                let linked = |fault: &Fault| fault.kind.target() == crate::kind::Target::Network;
+                let apart = round.first.node != second.node;
+                assert!(apart || (linked(&round.first) && linked(&second)));
             }
-        }
-    }
-
-    /// Strikes another node than was drawn.
-    pub(crate) fn strike_at(&mut self, node: usize) {
-        if self.other == node {
-            self.other = self.node;
-        }
-        self.node = node;
-    }
-
-    /// Whether shards that this node leads may need another leader.
-    pub(crate) fn strikes(&self, node: usize) -> bool {
-        let pair = matches!(self.kind, Kind::OneWay | Kind::Bridge);
-        node == self.node || (pair && node == self.other)
-    }
-
-    /// Nodes whose process ends by it.
-    pub(crate) fn ends(&self, nodes: usize) -> Vec<usize> {
-        match self.kind {
-            Kind::Kill | Kind::Drain | Kind::PowerLoss => vec![self.node],
-            Kind::KillAll | Kind::PowerLossAll => (0..nodes).collect(),
-            _ => Vec::new(),
-        }
-    }
-}
-
-fn others(
-    net: &Net,
-    all: std::ops::Range<usize>,
-    node: usize,
-    change: impl Fn(&Net, Party, Party),
-) {
-    for other in all.filter(|other| *other != node) {
-        change(net, Party::Node(node), Party::Node(other));
-    }
-}
-
-#[test]
-fn the_same_seed_draws_the_same_faults_and_another_one_others() {
-    let draw = |seed| {
-        let mut nemesis = Nemesis::new(seed, Kind::ALL.to_vec(), 3, Duration::from_secs(1));
-        (0..40).map(|_| nemesis.draw()).collect::<Vec<_>>()
-    };
-    assert_eq!(draw(7), draw(7));
-    assert_ne!(draw(7), draw(8));
-}
-
-#[test]
-fn each_kind_comes_once_before_any_comes_again_and_no_node_is_its_own_other() {
-    let unit = Duration::from_millis(500);
-    let kinds: Vec<Kind> = Kind::ALL
-        .into_iter()
-        .filter(|kind| !kind.needs_disks())
-        .collect();
-    let mut nemesis = Nemesis::new(1, kinds.clone(), 3, unit);
-    let mut struck = [0; 3];
-    for _ in 0..20 {
-        let mut bag: Vec<Kind> = Vec::new();
-        for _ in 0..kinds.len() {
-            let fault = nemesis.draw();
-            assert!(fault.node < 3 && fault.other < 3 && fault.node != fault.other);
+            // Not for the four kinds that strike all nodes.
             assert!(
-                fault.hold >= unit / 2 && fault.hold <= 5 * unit,
-                "{fault:?}"
+                pairs > wanted / 2 && pairs < wanted,
+                "{pairs} of {wanted}, {nodes} nodes"
             );
-            struck[fault.node] += 1;
-            bag.push(fault.kind);
+            assert!(both_out > pairs / 8, "{both_out} of {pairs}, {nodes} nodes");
         }
-        bag.sort_unstable();
-        assert_eq!(bag, kinds);
     }
-    assert!(struck.iter().all(|count| *count > 20), "{struck:?}");
+
+    #[test]
+    fn whether_a_quorum_is_left_is_seen_by_who_hears_whom() {
+        let fault = |kind, node, other| Fault {
+            node,
+            other,
+            ..fault(kind, 5, UNIT, &mut Rng::with_seed(1))
+        };
+        let service = |nodes: usize, faults: &[Fault]| {
+            let all: Vec<usize> = (0..nodes).collect();
+            Harm::of(nodes, faults).service(&all)
+        };
+        use Kind::{Bridge, Isolate, Kill, Mute, OneWay, Pause};
+        assert_eq!(
+            service(3, &[fault(Kill, 0, 1), fault(Pause, 1, 0)]),
+            Service::Cannot
+        );
+        assert_eq!(
+            service(5, &[fault(Kill, 0, 1), fault(Pause, 1, 0)]),
+            Service::Must
+        );
+        assert_eq!(
+            service(3, &[fault(Kill, 0, 1), fault(Bridge, 1, 0)]),
+            Service::Must
+        );
+        assert_eq!(
+            service(3, &[fault(Kill, 0, 1), fault(OneWay, 1, 2)]),
+            Service::Cannot
+        );
+        // Node 2 hears both, which don't hear each other.
+        assert_eq!(service(3, &[fault(Bridge, 0, 1)]), Service::Must);
+        let three = [fault(Kill, 0, 1), fault(Mute, 1, 0), fault(Isolate, 2, 0)];
+        assert_eq!(service(5, &three), Service::Cannot);
+        // Node 4 hears 2 and 3, which don't hear each other.
+        let star = [fault(Kill, 0, 1), fault(Kill, 1, 0), fault(Bridge, 2, 3)];
+        assert_eq!(service(5, &star), Service::Undecided);
+        assert!(Harm::of(5, &star).touches(3) && !Harm::of(5, &star).touches(4));
+    }
 }

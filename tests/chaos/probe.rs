@@ -1,9 +1,15 @@
-//! How long shards are out of service: a small write to each shard, again and again, whatever happens.
+//! How long shards are out of service: a small write to each shard, again and again, whatever happens; and reads of what it
+//! wrote, at each node.
 //!
 //! Each shard is asked every [`PAUSE`], also while an earlier probe is under way, so that what is measured is as exact as
 //! that. A probe is a write without a session through the client library: it needs the route, a leader and a quorum. Its
-//! time is short, so that the client soon turns from a node that does not answer; while a node drains, it is what was
-//! promised. An answer to a probe that was sent after a fault was in effect shows that the shard serves again.
+//! time is short, so that the client soon turns from a node that does not answer; while nodes restart one after the other,
+//! it is what was promised. An answer to a probe that was sent after a fault was in effect shows that the shard serves again.
+//!
+//! Witnesses ask one node each for what probes have written, and wait for as long as it takes. So there are reads on both
+//! sides of every cut, and in the sockets of a node that stands still, while the other side goes on writing: the moments in
+//! which a leader that does not know that it is none any more would answer. Probes and witnesses have a history of their
+//! own, whose keys nobody else writes.
 
 use std::{
     collections::BTreeMap,
@@ -15,22 +21,34 @@ use std::{
 };
 
 use bytes::Bytes;
-use flotilla::client::{Client, Options};
+use flotilla::client::{Client, Options, stream::NodeStream};
 use flotilla_harness::Cluster;
+use flotilla_history::{Answer, Call, ClientId, Level};
 use flotilla_shards::{ids::ShardId, range_map::RangeMap};
 use tokio::task::JoinHandle;
 
+use crate::{
+    clients::{WAITING_TIMEOUT, get_of, written},
+    record::Record,
+};
+
 /// Between two probes of a shard.
 const PAUSE: Duration = Duration::from_millis(40);
-/// How long a request may take while nothing but a restart with drain goes on.
+/// How long a request may take while nothing but a rolling restart goes on.
 pub(crate) const PROMPT: Duration = Duration::from_secs(1);
 /// Probes of a shard that may be under way: more than its time has room for.
 const UNDER_WAY_MAX: u64 = 40;
+/// Between two reads of witnesses, all nodes together: each looks at each shard several times while nodes elect.
+const WITNESS_PAUSE: Duration = Duration::from_millis(8);
 const MARK: &[u8] = b"\0probe";
 
 /// Whether a key is one that probes write.
 pub(crate) fn is_probe(key: &[u8]) -> bool {
     key.windows(MARK.len()).any(|part| part == MARK)
+}
+
+fn key(start: &[u8]) -> Bytes {
+    [start, MARK].concat().into()
 }
 
 /// One probe: when it was sent, when it was answered or given up, and why if not answered.
@@ -48,7 +66,9 @@ pub(crate) struct Prober {
     stop: Arc<AtomicBool>,
     patient: Arc<AtomicBool>,
     probes: Probes,
-    shards: Vec<JoinHandle<()>>,
+    tasks: Vec<JoinHandle<()>>,
+    /// What probes wrote and witnesses read.
+    pub(crate) record: Arc<Record>,
 }
 
 impl Prober {
@@ -62,23 +82,38 @@ impl Prober {
         };
         let clients = [client(time), client(PROMPT)];
         let (stop, patient) = (Arc::<AtomicBool>::default(), Arc::<AtomicBool>::default());
-        let probes = Probes::default();
+        let (probes, record) = (Probes::default(), Arc::new(Record::new()));
         let shards = map.shards().iter().map(|shard| {
-            let key: Bytes = [&shard.range.start()[..], MARK].concat().into();
             let one = One {
                 clients: clients.clone(),
                 shard: shard.shard,
-                key,
+                key: key(shard.range.start()),
                 probes: Arc::clone(&probes),
+                record: Arc::clone(&record),
                 patient: Arc::clone(&patient),
             };
             cluster.spawn(one.go_on(Arc::clone(&stop)))
         });
+        let witnesses = (0..cluster.len()).map(|node| {
+            let witness = Witness {
+                node,
+                stream: cluster.stream(node),
+                keys: map
+                    .shards()
+                    .iter()
+                    .map(|shard| key(shard.range.start()))
+                    .collect(),
+                pause: WITNESS_PAUSE * cluster.len() as u32,
+                record: Arc::clone(&record),
+            };
+            cluster.spawn(witness.go_on(Arc::clone(&stop)))
+        });
         Self {
-            shards: shards.collect(),
+            tasks: shards.chain(witnesses).collect(),
             stop,
             patient,
             probes,
+            record,
         }
     }
 
@@ -108,10 +143,15 @@ impl Prober {
         probes.into_values().flatten().collect()
     }
 
-    pub(crate) fn end(&mut self, cluster: &Cluster) {
+    /// Asks for nothing more; what was asked for may still be answered.
+    pub(crate) fn stop(&self) {
         self.stop.store(true, Ordering::Relaxed);
-        for shard in self.shards.drain(..) {
-            cluster.block_on(shard).expect("no panic");
+    }
+
+    pub(crate) fn end(&mut self, cluster: &Cluster) {
+        self.stop();
+        for task in self.tasks.drain(..) {
+            cluster.block_on(task).expect("no panic");
         }
     }
 }
@@ -123,33 +163,89 @@ struct One {
     shard: ShardId,
     key: Bytes,
     probes: Probes,
+    record: Arc<Record>,
     patient: Arc<AtomicBool>,
 }
 
 impl One {
     async fn go_on(self, stop: Arc<AtomicBool>) {
         let under_way = Arc::<AtomicU64>::default();
-        while !stop.load(Ordering::Relaxed) {
+        let mut probes = Vec::new();
+        for number in 0_u64.. {
+            if stop.load(Ordering::Relaxed) {
+                break;
+            }
+            probes.retain(|probe: &JoinHandle<()>| !probe.is_finished());
             if under_way.load(Ordering::Relaxed) < UNDER_WAY_MAX {
                 under_way.fetch_add(1, Ordering::Relaxed);
                 let patient = self.patient.load(Ordering::Relaxed);
                 let client = self.clients[usize::from(patient)].clone();
                 let (key, shard) = (self.key.clone(), self.shard);
-                let (under_way, probes) = (Arc::clone(&under_way), Arc::clone(&self.probes));
-                tokio::spawn(async move {
+                let (under_way, probes_done) = (Arc::clone(&under_way), Arc::clone(&self.probes));
+                let record = Arc::clone(&self.record);
+                probes.push(tokio::spawn(async move {
+                    let value = Bytes::from(number.to_string());
+                    let call = Call::Put {
+                        key: key.clone(),
+                        value: value.clone(),
+                    };
+                    let op = record.invoke(ClientId(shard.0), call);
                     let sent = Instant::now();
-                    let answer = client.put(key, "probe").await;
+                    let answer = client.put(key, value).await;
                     let probe = Probe {
                         sent,
                         ended: Instant::now(),
-                        error: answer.err().map(|error| error.to_string()),
+                        error: answer.as_ref().err().map(ToString::to_string),
                     };
-                    let mut probes = probes.lock().expect("no panic");
-                    probes.entry(shard).or_default().push(probe);
+                    let end = written(answer.map(|revision| Answer::Put { revision }));
+                    record.end(op, end, false);
+                    let mut done = probes_done.lock().expect("no panic");
+                    done.entry(shard).or_default().push(probe);
                     under_way.fetch_sub(1, Ordering::Relaxed);
-                });
+                }));
             }
             tokio::time::sleep(PAUSE).await;
+        }
+        for probe in probes {
+            probe.await.expect("no panic");
+        }
+    }
+}
+
+/// Who asks one node for what probes have written to each shard.
+struct Witness {
+    node: usize,
+    stream: NodeStream,
+    keys: Vec<Bytes>,
+    pause: Duration,
+    record: Arc<Record>,
+}
+
+impl Witness {
+    async fn go_on(self, stop: Arc<AtomicBool>) {
+        let mut waiting = Vec::new();
+        for key in self.keys.iter().cycle() {
+            if stop.load(Ordering::Relaxed) {
+                break;
+            }
+            waiting.retain(|read: &JoinHandle<()>| !read.is_finished());
+            let (stream, record) = (self.stream.clone(), Arc::clone(&self.record));
+            let (key, level) = (key.clone(), Level::Linearizable);
+            // No client of the probes has such a number.
+            let client = ClientId(u64::MAX - self.node as u64);
+            waiting.push(tokio::spawn(async move {
+                let call = Call::Get {
+                    key: key.clone(),
+                    level,
+                };
+                let op = record.invoke(client, call);
+                let end = get_of(&stream, &key, level, WAITING_TIMEOUT).await;
+                record.end(op, end, true);
+            }));
+            tokio::time::sleep(self.pause).await;
+        }
+        for read in waiting {
+            read.await.expect("no panic");
         }
     }
 }

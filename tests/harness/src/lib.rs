@@ -8,6 +8,7 @@
 //! which has it built for them.
 
 pub mod address;
+pub mod clock;
 pub mod load;
 pub mod net;
 mod process;
@@ -16,12 +17,12 @@ pub mod records;
 use std::{
     collections::BTreeMap,
     env, fs,
-    io::{Read as _, Write as _},
+    io::{self, Read as _, Write as _},
     net::{SocketAddr, TcpStream},
     path::{Path, PathBuf},
     process::{Command, ExitStatus, Output},
     thread,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use fastrand::Rng;
@@ -30,7 +31,7 @@ use flotilla_faultfs::{FaultFs, Loss, PowerLoss};
 use flotilla_proto::v1::{self, request, response, show_shard_request::Which};
 use tokio::{runtime::Runtime, task::JoinHandle};
 
-use self::{net::Net, process::Process};
+use self::{clock::Clocks, net::Net, process::Process};
 
 /// How long anything may take before the test gives up: far above what it takes on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(120);
@@ -58,6 +59,8 @@ pub struct Plan {
     pub settings: Vec<(&'static str, &'static str)>,
     /// Disks that fail on command, of the first nodes; the data of the others lies in the folder.
     pub disks: Vec<FaultFs>,
+    /// What steps their clocks, if they are to be stepped.
+    pub clocks: Option<Clocks>,
     /// Where everything lies.
     pub folder: tempfile::TempDir,
 }
@@ -77,6 +80,7 @@ impl Default for Plan {
             split: Split::Even(8),
             settings: Vec::new(),
             disks: Vec::new(),
+            clocks: None,
             folder: tempfile::tempdir().expect("a temporary folder"),
         }
     }
@@ -131,6 +135,7 @@ impl Cluster {
             runtime,
         };
         for node in 0..cluster.len() {
+            cluster.set_clock(node, 0);
             cluster.start_node(node);
         }
         cluster
@@ -147,7 +152,8 @@ impl Cluster {
             }
         };
         self.until("the cluster is made", |cluster| {
-            let mut command = cluster.command(&["init"]);
+            let replicas = cluster.replicas().to_string();
+            let mut command = cluster.command(&["init", "--replicas", &replicas]);
             let output = command.args(&arguments).output();
             output.expect("the binary starts").status.success()
         });
@@ -161,6 +167,11 @@ impl Cluster {
     #[expect(clippy::len_without_is_empty, reason = "a cluster is never empty")]
     pub fn len(&self) -> usize {
         self.nodes.len()
+    }
+
+    /// Replicas of each shard: one on each node, or on all but one, as their number must be odd.
+    pub fn replicas(&self) -> usize {
+        self.len() - (self.len() + 1) % 2
     }
 
     /// The network between nodes, and between clients and nodes.
@@ -212,6 +223,27 @@ impl Cluster {
         loss.expect("the machine's own disk works")
     }
 
+    fn clock(&self, node: usize) -> PathBuf {
+        self.folder().join(format!("node{node}.clock"))
+    }
+
+    /// Steps a node's wall clock to so many seconds before or after the machine's. It stays so over restarts. To be felt
+    /// within [`clock::FELT_WITHIN`], if the plan has what steps clocks.
+    pub fn set_clock(&self, node: usize, seconds: i64) {
+        clock::set(&self.clock(node), seconds).expect("the folder is writable");
+    }
+
+    /// What a running node takes the wall time to be: it is made to write a line into its log.
+    pub fn wall_clock(&self, node: usize) -> Option<SystemTime> {
+        let before = self.logged(node).len();
+        http(self.nodes[node].status, "PUT", "/log-level", "info").ok()?;
+        let log = self.logged(node);
+        let mut lines = log.get(before..)?.lines().rev();
+        lines
+            .find(|line| line.contains("log level was changed"))
+            .and_then(clock::logged_at)
+    }
+
     fn log(&self, node: usize) -> PathBuf {
         self.folder().join(format!("node{node}.log"))
     }
@@ -256,6 +288,9 @@ impl Cluster {
         for (key, value) in &self.plan.settings {
             let variable = key.replace('.', "__").to_ascii_uppercase();
             command.env(format!("FLOTILLA_{variable}"), value);
+        }
+        if let Some(clocks) = &self.plan.clocks {
+            clocks.apply(&mut command, &self.clock(node));
         }
         command
     }
@@ -311,7 +346,9 @@ impl Cluster {
     fn ended(&mut self, node: usize) {
         self.nodes[node].process = None;
         self.nodes[node].paused = false;
-        self.net.processes()[node] = None;
+        if let Some(process) = self.net.processes()[node].take() {
+            clock::sweep(process);
+        }
     }
 
     /// SIGSTOP.
@@ -475,9 +512,17 @@ impl Cluster {
     /// Waits until all replicas of each shard have applied the same, and fails unless their content is the same then.
     pub fn assert_replicas_agree(&self) {
         for shard in self.shards(0) {
-            let shard = shard.descriptor.unwrap_or_default().shard_id;
+            let descriptor = shard.descriptor.unwrap_or_default();
+            let shard = descriptor.shard_id;
+            let has = |node: &usize| {
+                let id = self.id(*node);
+                descriptor
+                    .replicas
+                    .iter()
+                    .any(|replica| replica.node_id == id)
+            };
             let sums = self.until_some(&format!("shard {shard} is alike applied"), |cluster| {
-                let nodes = 0..cluster.len();
+                let nodes = (0..cluster.len()).filter(has);
                 let sum = |node| {
                     let mut sums = cluster.block_on(cluster.admin(node).checksum(shard));
                     sums.pop().and_then(|(_, sum)| sum.ok())
@@ -610,15 +655,20 @@ pub fn value(answer: response::Kind) -> Option<String> {
 
 /// The body of a page of a status port.
 pub fn http_get(address: SocketAddr, path: &str) -> String {
-    let mut stream = TcpStream::connect(address).expect("the status port is open");
-    let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
-    stream
-        .write_all(request.as_bytes())
-        .expect("the status port takes requests");
+    http(address, "GET", path, "").expect("the status port answers")
+}
+
+/// Asks a status port, and returns the body of its answer.
+fn http(address: SocketAddr, method: &str, path: &str, body: &str) -> io::Result<String> {
+    let mut stream = TcpStream::connect(address)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    let length = body.len();
+    let request = format!(
+        "{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}"
+    );
+    stream.write_all(request.as_bytes())?;
     let mut answer = String::new();
-    stream
-        .read_to_string(&mut answer)
-        .expect("the status port answers");
+    stream.read_to_string(&mut answer)?;
     let (_, body) = answer.split_once("\r\n\r\n").expect("HTTP has a body");
-    body.to_owned()
+    Ok(body.to_owned())
 }

@@ -3,6 +3,7 @@
 use std::{
     env,
     fs::{self, File},
+    os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     thread,
@@ -10,6 +11,8 @@ use std::{
 };
 
 use rustix::process::{Pid, Signal, kill_process};
+
+use crate::clock;
 
 /// The binary that was built along with this test: cargo puts tests into a folder beside it.
 fn binary() -> PathBuf {
@@ -49,6 +52,8 @@ impl Process {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log.expect("the folder is writable"))
+            // Ctrl-C is for the test, which ends its nodes when it has said what it knows.
+            .process_group(0)
             .spawn()
             .expect("setpriv (util-linux) is there");
         Self(child)
@@ -128,5 +133,6 @@ impl Drop for Process {
         // It may have ended by itself, which the test has seen then.
         let _ = self.0.kill();
         let _ = self.0.wait();
+        clock::sweep(self.id());
     }
 }
