@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup run test sim soak chaos verify fix bench
+.PHONY: help setup run test sim soak chaos catalogue verify fix bench
 
 # RocksDB's C++ takes long to compile: ccache keeps the results over target folders and profiles.
 ifneq (,$(shell command -v ccache))
@@ -11,7 +11,7 @@ export CXX := ccache g++
 endif
 
 help: ## List the commands
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## Install what is missing on this machine (apt)
 	@scripts/setup
@@ -35,6 +35,10 @@ soak: ## Run simulated clusters for as long as wanted, and say what was covered:
 chaos: MINUTES = 5
 chaos: setup ## Run a real cluster under fire and write a report with a picture: make chaos MINUTES=5 SEED=1 NODES=5
 	MINUTES="$(MINUTES)" SEED="$(SEED)" NODES="$(NODES)" FAULTS="$(FAULTS)" cargo test -p flotilla --test chaos -- --ignored --nocapture
+
+catalogue: MINUTES =
+catalogue: setup ## Run what covers the catalogue of how stores break, tests/CATALOGUE.md, and say what came of each row
+	MINUTES="$(MINUTES)" SEED="$(SEED)" NODES="$(NODES)" cargo test -p flotilla --test catalogue -- --ignored --nocapture
 
 verify: setup ## Check format, lints, documentation and dependencies; changes nothing
 	cargo fmt --all --check

@@ -13,7 +13,9 @@ const RIGHT: f64 = 16.0;
 /// Room for the names of faults, which stand upright: of one character, and at least and at most.
 const NAME_CHAR: f64 = 5.8;
 const NAMES_MIN: f64 = 90.0;
-const NAMES_MAX: f64 = 420.0;
+const NAMES_MAX: f64 = 320.0;
+/// Between those of two faults at once.
+pub(crate) const BETWEEN_NAMES: &str = " + ";
 /// Between two of them, at least.
 const NAMES_APART: f64 = 12.0;
 const OK_HEIGHT: f64 = 180.0;
@@ -76,7 +78,8 @@ pub(crate) fn draw(timeline: &[Counts], bands: &[Band]) -> String {
     );
     let bad = |counts: &Counts| per_second(counts.failed + counts.unknown);
     let bad_most = round_up(timeline.iter().map(bad).fold(0.0, f64::max));
-    let longest = bands.iter().map(|band| band.name.chars().count()).max();
+    let parts = (bands.iter()).flat_map(|band| band.name.split(BETWEEN_NAMES));
+    let longest = parts.map(|part| part.chars().count()).max();
     let names = (longest.unwrap_or_default() as f64 * NAME_CHAR + 12.0).clamp(NAMES_MIN, NAMES_MAX);
     let (ok_base, bad_base) = (names + OK_HEIGHT, names + OK_HEIGHT + GAP + BAD_HEIGHT);
     let (full_width, height) = (LEFT + width + RIGHT, bad_base + AXIS);
@@ -105,12 +108,16 @@ pub(crate) fn draw(timeline: &[Counts], bands: &[Band]) -> String {
                 ));
             }
         }
-        let (text_x, text_y) = ((from + 9.0).max(last_name + NAMES_APART), names - 6.0);
-        last_name = text_x;
-        put(format!(
-            "<text x=\"{text_x:.1}\" y=\"{text_y:.1}\" transform=\"rotate(-90 {text_x:.1} {text_y:.1})\">{}</text>",
-            escape(&band.name)
-        ));
+        // Beside each other, too.
+        for (at, part) in band.name.split(BETWEEN_NAMES).enumerate() {
+            let begin = from + 9.0 + NAMES_APART * at as f64;
+            let (text_x, text_y) = (begin.max(last_name + NAMES_APART), names - 6.0);
+            last_name = text_x;
+            put(format!(
+                "<text x=\"{text_x:.1}\" y=\"{text_y:.1}\" transform=\"rotate(-90 {text_x:.1} {text_y:.1})\">{}</text>",
+                escape(part)
+            ));
+        }
     }
     // Axes, with lines to read values from.
     for (base, high, most) in [

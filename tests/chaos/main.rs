@@ -45,7 +45,7 @@ fn a_cluster_under_fire_loses_nothing_and_answers_as_a_correct_store_does() {
     let report = Order {
         seed: wanted.seed_or(1),
         nodes: wanted.nodes.unwrap_or(3),
-        length: Duration::from_secs(45),
+        length: Duration::from_secs(30),
         election_timeout: ("500ms", Duration::from_millis(500)),
         kinds: wanted.kinds,
         name: "test",

@@ -461,11 +461,15 @@ pub(crate) fn machine() -> String {
         })
         .to_owned()
     };
+    let memory = value(&read("/proc/meminfo"), "MemTotal");
+    let kib = memory
+        .strip_suffix(" kB")
+        .and_then(|kib| kib.parse::<f64>().ok());
+    let memory = kib.map_or(memory, |kib| format!("{:.0} GiB", kib / 1024.0 / 1024.0));
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
     format!(
-        "{cores} cores ({}), {} memory, Linux {}, {}",
+        "{cores} cores ({}), {memory} of memory, Linux {}, {}",
         value(&read("/proc/cpuinfo"), "model name"),
-        value(&read("/proc/meminfo"), "MemTotal"),
         read("/proc/sys/kernel/osrelease").trim(),
         if cfg!(debug_assertions) {
             "with debug assertions"

@@ -19,6 +19,7 @@ use flotilla_proto::v1::show_shard_request::Which;
 use flotilla_shards::{ids::ShardId, range_map::RangeMap};
 
 use crate::{
+    chart::BETWEEN_NAMES,
     clients::{Clients, Starts, range_map},
     fault::Fault,
     harm::{Harm, Service},
@@ -304,7 +305,7 @@ impl Run {
             round.short_hold
         };
         let names: Vec<String> = faults.iter().map(Fault::to_string).collect();
-        let name = names.join(" + ");
+        let name = names.join(BETWEEN_NAMES);
 
         self.prober.take();
         let from = self.record.now();
