@@ -23,6 +23,7 @@ use tokio::task::JoinHandle;
 
 use crate::{
     probe,
+    readers::Reader,
     record::{End, Record},
 };
 
@@ -40,9 +41,8 @@ const TRY_TIMEOUT: Duration = Duration::from_millis(700);
 const LAST_TIMEOUT: Duration = Duration::from_secs(60);
 /// Of a read of one replica.
 const PINNED_TIMEOUT: Duration = Duration::from_millis(300);
-/// Between two reads that wait at one node, and how long they wait: longer than any fault lasts.
-const WAITING_PAUSE: Duration = Duration::from_millis(100);
-pub(crate) const WAITING_TIMEOUT: Duration = Duration::from_secs(20);
+/// Between two reads of registers at one node, which wait whatever happens to it.
+const READ_PAUSE: Duration = Duration::from_millis(100);
 /// Pages of one scan, which then ends before its range does: pages may be of one row, and keys become more and more.
 const PAGES_MAX: usize = 40;
 /// How often a list or counter is read anew because somebody else has changed it meanwhile.
@@ -107,9 +107,19 @@ impl Clients {
             let reader = Reader {
                 stream: cluster.stream(node),
                 record: Arc::clone(record),
-                random: Rng::with_seed(seed.wrapping_add((CLIENTS + node) as u64)),
+                client: ClientId(CLIENTS as u64),
+                pause: READ_PAUSE,
             };
-            cluster.spawn(reader.go_on(Arc::clone(&map), Arc::clone(&stop)))
+            let mut random = Rng::with_seed(seed.wrapping_add((CLIENTS + node) as u64));
+            let (map, mut born, mut keys) = (Arc::clone(&map), usize::MAX, Vec::new());
+            let key_at = move |now| {
+                if born != generation(now) {
+                    born = generation(now);
+                    keys = Workload::new(CLIENTS, mix(name(born)), &map).registers;
+                }
+                keys[random.usize(..keys.len())].clone()
+            };
+            cluster.spawn(reader.go_on(key_at, Arc::clone(&stop)))
         });
         let readers: Vec<JoinHandle<()>> = readers.collect();
         let clients = (0..CLIENTS)
@@ -205,47 +215,6 @@ impl One {
                 let think = self.random.u64(..=THINK.as_micros() as u64);
                 tokio::time::sleep(Duration::from_micros(think)).await;
             }
-        }
-    }
-}
-
-/// Who asks one node for linearizable reads, whatever happens to it, and waits: so that reads wait in its sockets while it
-/// stands still or is cut off, and are answered by a node that may lead no more.
-struct Reader {
-    stream: NodeStream,
-    record: Arc<Record>,
-    random: Rng,
-}
-
-impl Reader {
-    async fn go_on(mut self, map: Arc<RangeMap>, stop: Arc<AtomicBool>) {
-        let mut waiting = Vec::new();
-        let mut keys = (usize::MAX, Vec::new());
-        while !stop.load(Ordering::Relaxed) {
-            let born = generation(self.record.now());
-            if keys.0 != born {
-                keys = (
-                    born,
-                    Workload::new(CLIENTS, mix(name(born)), &map).registers,
-                );
-            }
-            let key = keys.1[self.random.usize(..keys.1.len())].clone();
-            let (stream, record) = (self.stream.clone(), Arc::clone(&self.record));
-            waiting.retain(|read: &JoinHandle<()>| !read.is_finished());
-            waiting.push(tokio::spawn(async move {
-                let level = Level::Linearizable;
-                let call = Call::Get {
-                    key: key.clone(),
-                    level,
-                };
-                let op = record.invoke(ClientId(CLIENTS as u64), call);
-                let end = get_of(&stream, &key, level, WAITING_TIMEOUT).await;
-                record.end(op, end, true);
-            }));
-            tokio::time::sleep(WAITING_PAUSE).await;
-        }
-        for read in waiting {
-            read.await.expect("no panic");
         }
     }
 }

@@ -4,7 +4,7 @@
 //!
 //! - [`kind`], [`fault`]: which faults there are, and how each strikes; [`harm`]: what they leave of a quorum.
 //! - [`nemesis`]: which of them come, drawn from a seed, alone or two at once.
-//! - [`clients`]: what is asked, by the workload that the simulator has too, and through the real client library.
+//! - [`clients`], [`readers`]: what is asked, by the workload that the simulator has too, and through the real client library.
 //! - [`record`]: what came of it, for the judge of histories (`flotilla-history`) and for the timeline.
 //! - [`probe`]: how long shards are out of service, and whether who leads no more still answers.
 //! - [`run`]: one run, also one that is cut short ([`interrupt`]); [`report`], [`chart`] and [`times`]: what is said of it.
@@ -22,6 +22,7 @@ mod interrupt;
 mod kind;
 mod nemesis;
 mod probe;
+mod readers;
 mod record;
 mod report;
 mod run;

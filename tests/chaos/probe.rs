@@ -21,16 +21,13 @@ use std::{
 };
 
 use bytes::Bytes;
-use flotilla::client::{Client, Options, stream::NodeStream};
+use flotilla::client::{Client, Options};
 use flotilla_harness::Cluster;
-use flotilla_history::{Answer, Call, ClientId, Level};
+use flotilla_history::{Answer, Call, ClientId};
 use flotilla_shards::{ids::ShardId, range_map::RangeMap};
 use tokio::task::JoinHandle;
 
-use crate::{
-    clients::{WAITING_TIMEOUT, get_of, written},
-    record::Record,
-};
+use crate::{clients::written, readers::Reader, record::Record};
 
 /// Between two probes of a shard.
 const PAUSE: Duration = Duration::from_millis(40);
@@ -95,18 +92,17 @@ impl Prober {
             cluster.spawn(one.go_on(Arc::clone(&stop)))
         });
         let witnesses = (0..cluster.len()).map(|node| {
-            let witness = Witness {
-                node,
+            let witness = Reader {
                 stream: cluster.stream(node),
-                keys: map
-                    .shards()
-                    .iter()
-                    .map(|shard| key(shard.range.start()))
-                    .collect(),
-                pause: WITNESS_PAUSE * cluster.len() as u32,
                 record: Arc::clone(&record),
+                // No shard has such a number.
+                client: ClientId(u64::MAX - node as u64),
+                pause: WITNESS_PAUSE * cluster.len() as u32,
             };
-            cluster.spawn(witness.go_on(Arc::clone(&stop)))
+            let keys = map.shards().iter().map(|shard| key(shard.range.start()));
+            let mut keys = keys.collect::<Vec<_>>().into_iter().cycle();
+            let key_at = move |_| keys.next().expect("there are shards");
+            cluster.spawn(witness.go_on(key_at, Arc::clone(&stop)))
         });
         Self {
             tasks: shards.chain(witnesses).collect(),
@@ -208,44 +204,6 @@ impl One {
         }
         for probe in probes {
             probe.await.expect("no panic");
-        }
-    }
-}
-
-/// Who asks one node for what probes have written to each shard.
-struct Witness {
-    node: usize,
-    stream: NodeStream,
-    keys: Vec<Bytes>,
-    pause: Duration,
-    record: Arc<Record>,
-}
-
-impl Witness {
-    async fn go_on(self, stop: Arc<AtomicBool>) {
-        let mut waiting = Vec::new();
-        for key in self.keys.iter().cycle() {
-            if stop.load(Ordering::Relaxed) {
-                break;
-            }
-            waiting.retain(|read: &JoinHandle<()>| !read.is_finished());
-            let (stream, record) = (self.stream.clone(), Arc::clone(&self.record));
-            let (key, level) = (key.clone(), Level::Linearizable);
-            // No client of the probes has such a number.
-            let client = ClientId(u64::MAX - self.node as u64);
-            waiting.push(tokio::spawn(async move {
-                let call = Call::Get {
-                    key: key.clone(),
-                    level,
-                };
-                let op = record.invoke(client, call);
-                let end = get_of(&stream, &key, level, WAITING_TIMEOUT).await;
-                record.end(op, end, true);
-            }));
-            tokio::time::sleep(self.pause).await;
-        }
-        for read in waiting {
-            read.await.expect("no panic");
         }
     }
 }

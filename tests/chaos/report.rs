@@ -6,7 +6,7 @@ use crate::{
     chart,
     kind::{Bound, Kind, Target},
     probe::PROMPT,
-    record::{Counts, Prompt},
+    record::{BUCKET, Counts, Prompt},
     times::Times,
 };
 
@@ -264,6 +264,22 @@ impl Report {
         text
     }
 
+    /// Whether a cluster that has been under fire for long serves as much as before.
+    fn throughput(&self) -> String {
+        let third = self.timeline.len() / 3;
+        let rate = |part: &[Counts]| {
+            let seconds = BUCKET.as_secs_f64() * part.len().max(1) as f64;
+            f64::from(Self::total(part).ok) / seconds
+        };
+        let (first, rest) = self.timeline.split_at(third);
+        let (_, last) = rest.split_at(rest.len() - third);
+        format!(
+            "{:.0} operations per second succeeded in the first third, {:.0} in the last",
+            rate(first),
+            rate(last)
+        )
+    }
+
     fn summary(&self) -> String {
         let Counts {
             ok,
@@ -272,7 +288,7 @@ impl Report {
         } = Self::total(&self.timeline);
         format!(
             "seed {}, {} nodes, {} shards of {} replicas, election timeout (ET) {:?}; {} faults in {} rounds and {:.0} s; {} \
-             operations: {ok} ok, {failed} failed with nothing written, {unknown} with unknown outcome",
+             operations: {ok} ok, {failed} failed with nothing written, {unknown} with unknown outcome; {}",
             self.seed,
             self.nodes,
             self.shards,
@@ -282,6 +298,7 @@ impl Report {
             self.bands.len(),
             self.faults_end.as_secs_f64(),
             ok + failed + unknown,
+            self.throughput(),
         )
     }
 
@@ -603,6 +620,7 @@ mod tests {
             "<li>clock steps</li>",
             "seed 7, 3 nodes, 8 shards of 3 replicas",
             "4 faults in 1 rounds and 9 s",
+            "12 operations per second succeeded in the first third, 12 in the last",
             "240 operations: 120 ok, 80 failed with nothing written, 40 with unknown outcome",
             "flotilla verify some/where.jsonl",
             "<svg",
