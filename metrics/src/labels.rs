@@ -213,6 +213,18 @@ label! {
 }
 
 label! {
+    /// What comparing the replicas of a shard has shown.
+    ScrubOutcome("result") {
+        /// Replicas with the same applied index have the same content.
+        Same = "same",
+        /// They have not.
+        Different = "different",
+        /// No two were at the same index, or answered.
+        Skipped = "skipped",
+    }
+}
+
+label! {
     /// One of a node's two databases.
     Database("database") {
         /// The logs of all shards.

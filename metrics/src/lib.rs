@@ -13,7 +13,7 @@ mod reference;
 
 pub use labels::{
     BusyReason, Database, DropReason, HandshakeRefusal, Label, Lane, Operation, Outcome, Rank,
-    RefusalReason, ShardState, SnapshotOutcome, Stage,
+    RefusalReason, ScrubOutcome, ShardState, SnapshotOutcome, Stage,
 };
 pub use prometheus::Error;
 
@@ -222,6 +222,8 @@ metrics! {
     state_flushes: Counter = "flotilla_state_flushes_total";
     /// Time of one flush of the state database.
     state_flush_seconds: Histogram = "flotilla_state_flush_latency_seconds" in LATENCY;
+    /// Comparisons of the replicas of a shard that this node leads, by outcome.
+    scrubs: By<Counter, ScrubOutcome> = "flotilla_state_scrubs_total";
 
     // Both databases, and the disk that they lie on.
 

@@ -186,6 +186,9 @@ settings! {
         /// How long the disk may be at one write of the log before the node takes it for dead and ends. Leaderships go
         /// to other nodes long before: after one `raft.election_timeout`.
         stall_limit: Duration = "15s" in "1s" ..= "1d";
+        /// In so long the replicas of all shards are compared once, by checksums for which each replica is read as a whole.
+        /// 0s: never.
+        scrub_interval: Duration = "1d" in "0s" ..= "365d";
     }
     /// Limits of requests. Those of sizes can be lowered, not raised: what one node accepts, all others must be able to
     /// read. All nodes of a cluster should have the same values here.

@@ -11,6 +11,7 @@ mod links;
 mod neighbours;
 mod reader;
 mod report;
+mod scrub;
 mod stall;
 
 use std::{
@@ -254,6 +255,7 @@ impl Node {
                 () = watching.keep_ready(&front) => {}
                 () = dead_disk => {}
                 () = census::watch(&watching) => {}
+                () = scrub::watch(&watching) => {}
                 () = watching.find_moved() => {}
                 () = stop => {}
             }

@@ -421,17 +421,32 @@ pub(crate) fn alerts() -> Vec<Alert> {
         Alert {
             name: "FlotillaChecksumMismatch",
             severity: Page,
-            value: "increase(flotilla_snapshot_received_total{@,result=\"malformed\"}[1h])",
+            value: "sum by (job, instance) (increase(flotilla_state_scrubs_total{@,result=\"different\"}[1d])) \
+                + sum by (job, instance) (increase(flotilla_snapshot_received_total{@,result=\"malformed\"}[1d]))",
             when: "> 0",
             hold: "0s",
-            summary: "{{ $labels.instance }} was sent a snapshot that does not agree with its checksums",
-            labels: &[("instance", "a"), ("result", "malformed")],
+            summary: "Replicas of a shard that {{ $labels.instance }} leads differ, or a snapshot that it was sent was damaged",
+            labels: &[("instance", "a")],
             at: "14m",
-            firing: &[(
-                "flotilla_snapshot_received_total{@,instance=\"a\",result=\"malformed\"}",
-                "0x20 1x60",
-            )],
+            firing: &[
+                (
+                    "flotilla_state_scrubs_total{@,instance=\"a\",result=\"different\"}",
+                    "0x20 1x60",
+                ),
+                (
+                    "flotilla_snapshot_received_total{@,instance=\"a\",result=\"malformed\"}",
+                    FLAT,
+                ),
+            ],
             quiet: &[
+                (
+                    "flotilla_state_scrubs_total{@,instance=\"a\",result=\"different\"}",
+                    FLAT,
+                ),
+                (
+                    "flotilla_state_scrubs_total{@,instance=\"a\",result=\"same\"}",
+                    "0+1x60",
+                ),
                 (
                     "flotilla_snapshot_received_total{@,instance=\"a\",result=\"malformed\"}",
                     FLAT,

@@ -5,6 +5,7 @@ use std::{
     fs,
     io::{Read as _, Write as _},
     net::{SocketAddr, TcpStream},
+    path::Path,
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
@@ -156,6 +157,20 @@ fn until_all_have_values(prometheus: &Prometheus, mut missing: Vec<(String, Stri
     }
 }
 
+/// Changes the end of one value of the load.
+fn turn_a_bit(state: &Path) {
+    let database = rocksdb::DB::open_default(state).expect("nobody has it open");
+    let mut rows = database
+        .iterator(rocksdb::IteratorMode::Start)
+        .map(|row| row.expect("readable"));
+    let row = rows.find(|(_, value)| value.ends_with(b";"));
+    let (key, value) = row.expect("the load has written such values");
+    let mut value = value.into_vec();
+    *value.last_mut().expect("it ends with something") ^= 1;
+    database.put(key, value).expect("written");
+    database.flush().expect("flushed");
+}
+
 #[test]
 fn a_real_prometheus_sees_a_real_cluster() {
     if !installed("prometheus", "panels and alerts against a real cluster") {
@@ -165,6 +180,7 @@ fn a_real_prometheus_sees_a_real_cluster() {
         settings: vec![
             // Flushes, cuts and snapshots within the time of a test.
             ("storage.flush_age", "1s"),
+            ("storage.scrub_interval", "5s"),
             ("raft.reserve_entries", "16"),
             ("raft.log_bytes", "1MiB"),
         ],
@@ -274,6 +290,17 @@ fn a_real_prometheus_sees_a_real_cluster() {
         alarms(&cluster, alert, false);
     }
     load.end(&cluster);
+
+    // A bit turns in memory or on the way to the disk: no checksum of the database notices.
+    let alert = "FlotillaChecksumMismatch";
+    assert!(
+        !prometheus.is_alarming(alert),
+        "before anything was changed"
+    );
+    assert!(cluster.terminate(survivor).success());
+    turn_a_bit(&cluster.data(survivor).join("state"));
+    cluster.start_node(survivor);
+    alarms(&cluster, alert, true);
     eprintln!(
         "{panels} expressions of panels and {} alerts have values",
         alert_names.len()

@@ -427,6 +427,15 @@ fn databases() -> Row {
                 )],
             ),
             lines(
+                "Comparisons of replicas",
+                PerSecond,
+                "By outcome. A different one pages somebody; skipped ones were written all the time.",
+                &[(
+                    "rate(flotilla_state_scrubs_total{@}[$r])",
+                    "{{instance}} {{result}}",
+                )],
+            ),
+            lines(
                 "Flushes of the state, number",
                 PerSecond,
                 "How often the state is made durable.",

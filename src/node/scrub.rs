@@ -1,0 +1,155 @@
+//! Compares the replicas of each shard with each other, slowly and for ever: that equal indexes have equal bytes is proved
+//! by nothing but looking, and a bit that has turned on a disk or in memory would be passed on by the next snapshot.
+//!
+//! The leader's node asks all replicas for their checksums. Only those of the same applied index can be compared: a shard
+//! that is written all the time is left for the next round.
+
+use std::time::Duration;
+
+use flotilla_metrics::ScrubOutcome;
+use flotilla_proto::v1 as proto;
+use flotilla_shards::{descriptor::Descriptor, ids::ShardId};
+use tokio::time::sleep;
+
+use super::{Shared, engine::Running};
+use crate::client::Admin;
+
+/// How long a node may take to read a shard.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// How often a shard is tried whose replicas were at different indexes, and the pause before.
+const TRIES: u32 = 3;
+const PAUSE: Duration = Duration::from_secs(1);
+/// Pause of a node that leads nothing, at most.
+const IDLE_PAUSE: Duration = Duration::from_secs(60);
+
+/// Goes round for as long as the task lives; one round takes `storage.scrub_interval`.
+pub(super) async fn watch(shared: &Shared) {
+    let interval = shared.config.storage.scrub_interval;
+    if interval.is_zero() {
+        return std::future::pending().await;
+    }
+    let mut last = ShardId(0);
+    loop {
+        let shards = shared.running.get().map(led).unwrap_or_default();
+        let pause = interval / u32::try_from(shards.len().max(1)).unwrap_or(u32::MAX);
+        let Some(&first) = shards.first() else {
+            sleep(pause.min(IDLE_PAUSE)).await;
+            continue;
+        };
+        sleep(pause).await;
+        let next = shards.into_iter().find(|shard| *shard > last);
+        let shard = next.unwrap_or(first);
+        let Some(running) = shared.running.get() else {
+            continue;
+        };
+        last = shard;
+        let outcome = compare(running, shard).await;
+        shared.metrics.scrubs.of(outcome).inc();
+    }
+}
+
+/// The shards that this node leads, by id.
+fn led(running: &Running) -> Vec<ShardId> {
+    let router = &running.router;
+    let map = router.map();
+    let all = map.ids_after(ShardId(0)).map(|descriptor| descriptor.shard);
+    all.filter(|shard| router.leader(*shard) == Some(router.local()))
+        .collect()
+}
+
+async fn compare(running: &Running, shard: ShardId) -> ScrubOutcome {
+    for attempt in 0..TRIES {
+        if attempt > 0 {
+            sleep(PAUSE).await;
+        }
+        let Ok(route) = running.router.by_id(shard) else {
+            return ScrubOutcome::Skipped;
+        };
+        let sums = checksums(running, &route.descriptor).await;
+        match judge(&sums) {
+            ScrubOutcome::Skipped => {}
+            ScrubOutcome::Same => return ScrubOutcome::Same,
+            ScrubOutcome::Different => {
+                let found: Vec<String> = sums.iter().map(describe).collect();
+                let found = found.join("; ");
+                tracing::error!(%shard, found, "replicas of a shard differ: keep all data folders and report it");
+                return ScrubOutcome::Different;
+            }
+        }
+    }
+    ScrubOutcome::Skipped
+}
+
+/// A node's address, and what it says of its replica.
+type Sum = (String, proto::ChecksumResponse);
+
+/// Of all replicas that answer.
+async fn checksums(running: &Running, descriptor: &Descriptor) -> Vec<Sum> {
+    let nodes = descriptor.replicas.iter();
+    let nodes = nodes.filter_map(|replica| running.router.node(replica.node));
+    let addresses: Vec<String> = nodes.map(|node| node.address.clone()).collect();
+    let Ok(admin) = Admin::new(addresses, PATIENCE) else {
+        return Vec::new();
+    };
+    let answers = admin.checksum(descriptor.shard.0).await;
+    let answers = answers.into_iter();
+    answers
+        .filter_map(|(node, answer)| Some((node, answer.ok()?)))
+        .collect()
+}
+
+fn describe((node, sum): &Sum) -> String {
+    let proto::ChecksumResponse {
+        applied_index,
+        keys,
+        checksum,
+        ..
+    } = sum;
+    format!("{node} at index {applied_index}: {keys} keys, {checksum:08x}")
+}
+
+/// What checksums prove: two at the same index are the same or not.
+fn judge(sums: &[Sum]) -> ScrubOutcome {
+    let mut outcome = ScrubOutcome::Skipped;
+    for (at, (_, one)) in sums.iter().enumerate() {
+        for (_, other) in &sums[..at] {
+            if one.applied_index == other.applied_index {
+                if one != other {
+                    return ScrubOutcome::Different;
+                }
+                outcome = ScrubOutcome::Same;
+            }
+        }
+    }
+    outcome
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sum(applied_index: u64, checksum: u32) -> Sum {
+        let answer = proto::ChecksumResponse {
+            applied_index,
+            revision: applied_index,
+            keys: 1,
+            checksum,
+        };
+        ("node".to_owned(), answer)
+    }
+
+    #[test]
+    fn only_equal_indexes_are_compared() {
+        use ScrubOutcome::{Different, Same, Skipped};
+        for (sums, outcome) in [
+            (vec![], Skipped),
+            (vec![sum(7, 1)], Skipped),
+            (vec![sum(7, 1), sum(8, 2)], Skipped),
+            (vec![sum(7, 1), sum(8, 2), sum(7, 1)], Same),
+            (vec![sum(7, 1), sum(7, 1), sum(7, 2)], Different),
+            (vec![sum(8, 1), sum(7, 1), sum(7, 2)], Different),
+        ] {
+            assert_eq!(judge(&sums), outcome, "{sums:?}");
+        }
+    }
+}
