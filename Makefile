@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup run test sim soak chaos catalogue verify fix bench
+.PHONY: help setup run test test-deploy sim soak chaos catalogue verify fix bench
 
 # RocksDB's C++ takes long to compile: ccache keeps the results over target folders and profiles.
 ifneq (,$(shell command -v ccache))
@@ -11,7 +11,7 @@ export CXX := ccache g++
 endif
 
 help: ## List the commands
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## Install what is missing on this machine (apt)
 	@scripts/setup
@@ -22,6 +22,9 @@ run: setup ## Build, start three nodes in one process with their data in data/de
 
 test: setup ## Run all tests
 	cargo test --workspace
+
+test-deploy: ## Start what is in deploy/ for real: image, three containers, manifests, unit (needs root)
+	@BINARY="$(BINARY)" scripts/test-deploy
 
 SEEDS ?= 500
 FROM ?= 1

@@ -9,6 +9,7 @@ mod export;
 mod failure;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
+mod health;
 mod import;
 mod kv;
 mod output;
@@ -113,6 +114,8 @@ enum Command {
     Init(admin::Init),
     /// Show the state of the nodes
     Status,
+    /// Ask a node on this machine whether it lives, or is ready
+    Health(health::Health),
     /// Nodes of the cluster
     #[command(subcommand)]
     Node(admin::Node),
@@ -242,6 +245,7 @@ fn run(cli: Cli) -> Outcome {
         Command::Config(config) => config.run(&mut out),
         Command::Verify(verify) => verify.run(&context, &mut out),
         Command::Version => version(&context, &mut out),
+        Command::Health(health) => health.run(context.global.timeout),
         Command::Start(args) => start::run(&args),
         Command::Demo(args) => demo::run(&args),
         command => runtime()?.block_on(ask(command, &context, &mut out)),
@@ -267,6 +271,7 @@ async fn ask(command: Command, context: &Context, out: &mut Out) -> Outcome {
         Command::Bench(bench) => bench.run(context, out).await,
         Command::Completion { .. }
         | Command::Config(_)
+        | Command::Health(_)
         | Command::Verify(_)
         | Command::Version
         | Command::Start(_)
@@ -337,6 +342,7 @@ mod tests {
             "shard show k --checksum",
             "shard show --id 3",
             "node ls",
+            "health --ready --status-listen 127.0.0.1:1 --timeout 2s",
             "bench put --clients 256 --seconds 10 --value-bytes 256 --stream",
             "bench get --shards 4 --keys 10 --warmup 1s",
             "config check --config f --listen 127.0.0.1:1",

@@ -1,5 +1,7 @@
 //! `start`: one node as a process of its own.
 
+use sd_notify::NotifyState;
+
 use super::{
     failure::{self, Failure, Outcome},
     runtime,
@@ -38,6 +40,7 @@ async fn serve(config: Config, log: LogControl) -> Outcome {
             "not part of a cluster yet: when all nodes are up, run `flotilla init` once"
         );
     }
+    tell_supervisor(NotifyState::Ready);
     let lifecycle = Lifecycle::default();
     tokio::spawn(signals.drive(lifecycle.clone()));
     until_ended(vec![node], &lifecycle).await
@@ -56,6 +59,7 @@ pub(super) async fn until_ended(nodes: Vec<Node>, lifecycle: &Lifecycle) -> Outc
         // Nothing is handed over or flushed: after a fault of the disk whatever it says is not to be trusted.
         end_at_once(&failed(error));
     }
+    tell_supervisor(NotifyState::Stopping);
     let hand_over = nodes.len() == 1;
     let stop =
         futures_util::future::join_all(nodes.into_iter().map(|node| node.shutdown(hand_over)));
@@ -65,6 +69,13 @@ pub(super) async fn until_ended(nodes: Vec<Node>, lifecycle: &Lifecycle) -> Outc
             code: ExitCode::Forced,
             message: "ended at once; requests may have been cut off, nothing acknowledged is lost".to_owned(),
         }),
+    }
+}
+
+/// Tells systemd, if it is who started this process and wants to know.
+fn tell_supervisor(state: NotifyState<'_>) {
+    if let Err(error) = sd_notify::notify(&[state]) {
+        tracing::warn!(%error, "systemd can't be told how the node is");
     }
 }
 

@@ -10,6 +10,7 @@
 //! - [`overload`]: more than a node can take.
 //! - [`places`]: nodes that move, folders that are somewhere else than they belong, the first leaders.
 //! - [`start`]: what ends a node, and with which exit code.
+//! - [`supervised`]: what systemd and health checks are told.
 
 mod disks;
 mod hostile;
@@ -19,4 +20,5 @@ mod places;
 mod reads;
 mod recovery;
 mod start;
+mod supervised;
 mod writes;
