@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-deploy sim soak chaos catalogue verify fix bench
+.PHONY: help setup run test test-deploy sim soak chaos catalogue verify fix bench bench-compare
 
 # RocksDB's C++ takes long to compile: ccache keeps the results over target folders and profiles.
 ifneq (,$(shell command -v ccache))
@@ -11,7 +11,7 @@ export CXX := ccache g++
 endif
 
 help: ## List the commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## Install what is missing on this machine (apt)
 	@scripts/setup
@@ -62,3 +62,10 @@ fix: ## Do what verify would complain about, as far as tools can
 
 bench: setup ## Run the benchmarks
 	cargo bench --workspace
+
+ROUNDS ?= 5
+SECONDS ?= 20
+bench-compare: setup ## Hold Flotilla against etcd in alternating rounds: make bench-compare ROUNDS=5 SECONDS=20 ROWS=unary,stream
+	@scripts/setup etcd
+	cargo run --release --quiet -- bench compare --rounds $(ROUNDS) --seconds $(SECONDS) $(if $(ROWS),--rows $(ROWS)) \
+		--folder "$${CARGO_TARGET_DIR:-target}/bench-compare"

@@ -7,6 +7,11 @@ const FILES: [&str; 4] = ["kv.proto", "admin.proto", "peer.proto", "disk.proto"]
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=proto");
+    #[cfg(feature = "services")]
+    tonic_prost_build::configure()
+        .build_server(false)
+        .bytes(".")
+        .compile_fds(protox::compile(["etcd/rpc.proto"], ["proto"])?)?;
     let files = FILES.map(|name| format!("proto/flotilla/v1/{name}"));
     let descriptors = protox::compile(files, ["proto"])?;
     let out = PathBuf::from(env::var("OUT_DIR")?);

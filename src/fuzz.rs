@@ -2,7 +2,8 @@
 //! fails by panicking. No part of the product: only tests, which feed them seeded bytes for a bounded time, and the
 //! targets of `cargo fuzz` see this module. The bodies live beside the decoders.
 
-pub use crate::cli::fuzz::{metrics, records, typed};
+pub use crate::bench::fuzz::metrics;
+pub use crate::cli::fuzz::{records, typed};
 pub use crate::client::fuzz::{answers, stream};
 pub use crate::config::fuzz::config;
 pub use crate::server::fuzz::timeout;

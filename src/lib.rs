@@ -2,6 +2,7 @@
 //! in `flotilla-shards`; here are threads, disks, sockets and the command line.
 
 mod answers;
+pub mod bench;
 pub mod cli;
 pub mod client;
 pub mod clock;

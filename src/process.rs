@@ -1,6 +1,7 @@
 //! What the operating system says of this process, and what it grants it.
 
 use std::{
+    fmt::Display,
     fs,
     path::{Path, PathBuf},
     time::Duration,
@@ -22,7 +23,13 @@ pub fn cpu_time() -> Duration {
 /// Bytes that this process has had read from disks and written to them; none if the system does not tell.
 #[must_use]
 pub fn disk_io() -> Option<(u64, u64)> {
-    let text = fs::read_to_string("/proc/self/io").ok()?;
+    disk_io_of(&"self")
+}
+
+/// The same of another process, by its number.
+#[must_use]
+pub fn disk_io_of(process: &dyn Display) -> Option<(u64, u64)> {
+    let text = fs::read_to_string(format!("/proc/{process}/io")).ok()?;
     Some((field(&text, "read_bytes:")?, field(&text, "write_bytes:")?))
 }
 

@@ -134,6 +134,20 @@ const ROOMS: &[(&str, &[&str])] = &[
             "crate::cli",
         ],
     ),
+    // A load generator sees a cluster as any client does.
+    (
+        "src/bench",
+        &[
+            "rocksdb",
+            "crate::storage",
+            "crate::transport",
+            "crate::runtime",
+            "crate::router",
+            "crate::server",
+            "crate::node",
+            "crate::cli",
+        ],
+    ),
     // The commands speak to a cluster through the client, and to the node only by starting one.
     (
         "src/cli",

@@ -11,5 +11,11 @@ pub mod v1 {
     include!(concat!(env!("OUT_DIR"), "/flotilla.v1.rs"));
 }
 
+/// What a load generator asks of etcd, to be compared with it.
+#[cfg(feature = "services")]
+pub mod etcd {
+    include!(concat!(env!("OUT_DIR"), "/etcdserverpb.rs"));
+}
+
 /// The compiled descriptors of all files, for gRPC reflection.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));

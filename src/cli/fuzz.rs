@@ -1,6 +1,6 @@
 //! What people type and what they import, of any content.
 
-pub use super::{bench::fuzz::metrics, records::fuzz::records};
+pub use super::records::fuzz::records;
 
 use super::{
     duration, endpoint,

@@ -124,7 +124,7 @@ enum Command {
     Shard(shards::Shard),
     /// Measure the cluster
     #[command(subcommand)]
-    Bench(bench::Bench),
+    Bench(bench::Command),
     /// Judge a recorded history: could a correct store have answered so?
     Verify(verify::Verify),
     /// The configuration of a node
@@ -344,7 +344,12 @@ mod tests {
             "node ls",
             "health --ready --status-listen 127.0.0.1:1 --timeout 2s",
             "bench put --clients 256 --seconds 10 --value-bytes 256 --stream",
-            "bench get --shards 4 --keys 10 --warmup 1s",
+            "bench get --shards 4,8 --keys 10 --warmup 1s --read follower",
+            "bench mix get=95,put=5 --rate 1000 --cap 10 --distribution zipf",
+            "bench ycsb A --ramp --step-seconds 2",
+            "bench ycsb f --target etcd://a:1,b:2",
+            "bench put --transport batch --batch-ops 100",
+            "bench fill --keys 7 --key-bytes 20",
             "config check --config f --listen 127.0.0.1:1",
             "verify f -w json",
             "verify - --search-steps 100 --search-memory 16",
@@ -371,6 +376,14 @@ mod tests {
             "-w xml get k",
             "import f --format xml",
             "bench put --clients 0",
+            "bench put --stream --transport unary",
+            "bench put --step-seconds 2",
+            "bench put --rate 0",
+            "bench put --target http://a:1",
+            "bench put --target etcd://a",
+            "bench mix",
+            "bench mix read=1",
+            "bench ycsb g",
             "--endpoints localhost get k",
             "--endpoints a:1,b:0 get k",
             "config check --port 7",

@@ -47,6 +47,7 @@ use flotilla_shards::{descriptor::Descriptor, ids::NodeId, limits::BATCH_OPS_MAX
 use futures_util::future::try_join_all;
 use tokio::sync::Semaphore;
 
+pub(crate) use self::error::reason_of;
 pub use self::{
     admin::Admin,
     batch::WriteBatch,
@@ -337,9 +338,9 @@ impl Client {
         self.shared.routes.target(Place::Key(key))
     }
 
-    /// Takes from an error of such a call what it says about routes.
-    pub(crate) fn learn(&self, target: &Target, error: &Error) {
-        self.shared.routes.learn(target, error);
+    /// Takes from an error of such a call what it says about routes. True: it told enough to try again at once.
+    pub(crate) fn learn(&self, target: &Target, error: &Error) -> bool {
+        self.shared.routes.learn(target, error)
     }
 
     fn put_answer(&self, answer: response::Kind) -> Result<u64> {

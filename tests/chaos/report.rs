@@ -1,6 +1,6 @@
 //! What a run has shown, as text and as a page of its own: figures beside the bounds that they are held against.
 
-use std::{collections::BTreeMap, fmt::Write as _, fs, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, fmt::Write as _, path::PathBuf, time::Duration};
 
 use crate::{
     chart,
@@ -466,34 +466,6 @@ pub(crate) fn escape(text: &str) -> String {
         .replace('<', "&lt;")
         .replace('>', "&gt;")
         .replace('"', "&quot;")
-}
-
-/// The machine that it ran on.
-pub(crate) fn machine() -> String {
-    let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
-    let value = |text: &str, name: &str| {
-        let line = text.lines().find_map(|line| line.strip_prefix(name));
-        line.map_or("unknown", |line| {
-            line.trim_start_matches([' ', '\t', ':']).trim()
-        })
-        .to_owned()
-    };
-    let memory = value(&read("/proc/meminfo"), "MemTotal");
-    let kib = memory
-        .strip_suffix(" kB")
-        .and_then(|kib| kib.parse::<f64>().ok());
-    let memory = kib.map_or(memory, |kib| format!("{:.0} GiB", kib / 1024.0 / 1024.0));
-    let cores = std::thread::available_parallelism().map_or(0, usize::from);
-    format!(
-        "{cores} cores ({}), {memory} of memory, Linux {}, {}",
-        value(&read("/proc/cpuinfo"), "model name"),
-        read("/proc/sys/kernel/osrelease").trim(),
-        if cfg!(debug_assertions) {
-            "with debug assertions"
-        } else {
-            "release"
-        },
-    )
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use flotilla::bench::machine;
 use flotilla_faultfs::FaultFs;
 use flotilla_harness::{Cluster, PATIENCE, Plan, Split, clock::Clocks};
 use flotilla_history::{History, Limits, check};
@@ -28,7 +29,7 @@ use crate::{
     nemesis::{Nemesis, Round},
     probe::{PROMPT, Prober},
     record::{Prompt, Record},
-    report::{Band, Recovery, Report, Struck, Verdict, machine},
+    report::{Band, Recovery, Report, Struck, Verdict},
 };
 
 const SHARDS: u32 = 8;
@@ -222,7 +223,7 @@ impl Order {
         let problems = std::mem::take(&mut run.problems).into_iter();
         let report = Report {
             seed: self.seed,
-            machine: machine(),
+            machine: machine::describe(),
             election_timeout: run.unit,
             nodes: self.nodes,
             replicas: run.cluster.replicas(),

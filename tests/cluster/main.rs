@@ -9,9 +9,11 @@
 //! - [`hostile`]: bytes and requests that nobody should send.
 //! - [`overload`]: more than a node can take.
 //! - [`places`]: nodes that move, folders that are somewhere else than they belong, the first leaders.
+//! - [`bench`]: loads of `flotilla bench`, and how they end.
 //! - [`start`]: what ends a node, and with which exit code.
 //! - [`supervised`]: what systemd and health checks are told.
 
+mod bench;
 mod disks;
 mod hostile;
 mod import;

@@ -1,149 +1,129 @@
-//! Measures a cluster from the outside: a closed loop of clients, and what it cost the servers.
-//!
-//! This is the quick look that an operator takes. Closed loops hide waiting time behind slow answers, so its
-//! percentiles describe the cluster at saturation only.
+//! `flotilla bench`: flags in, the load generator's report out. What it does lives in [`crate::bench`].
 
-#[cfg(any(test, fuzzing))]
-pub(super) mod fuzz;
-mod keys;
-mod load;
-mod report;
-mod servers;
+mod arguments;
+mod progress;
 
-use std::time::Duration;
+use std::{fs::File, io::Write as _, path::Path};
 
-use clap::{Args, Subcommand};
+use tokio::sync::watch;
 
-use self::{
-    keys::Keys,
-    load::{Kind, Load, Way},
-    report::Report,
-    servers::Servers,
-};
+use self::{arguments::Bench, progress::Lines};
 use super::{
-    Context, duration,
+    Context,
     failure::{Failure, Outcome},
     output::{Format, Out, talk},
 };
-use crate::process::cpu_time;
+use crate::{
+    bench::{self, Error, Settings, Stop},
+    exit::ExitCode,
+};
 
-/// Benchmarks.
-#[derive(Debug, Subcommand)]
-pub(super) enum Bench {
-    /// Write values of random keys
-    Put(Arguments),
-    /// Read values of random keys, linearizably; they are written before
-    Get(Arguments),
+pub(super) use self::arguments::Bench as Command;
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Client(error) => Self::Client(error),
+            Error::Usage(message) => Self::Usage(message),
+            Error::Target(message) => Self::NobodyAnswers(message),
+            Error::Io { what, source } => Self::File {
+                path: what.into(),
+                source,
+            },
+            Error::Incomplete(message) => Self::Incomplete(message),
+        }
+    }
 }
 
-#[derive(Debug, Args)]
-#[command(after_help = "\
-The benchmark writes keys of its own into the cluster (they begin with the shards' start keys) and leaves them there.
-Unary: each client makes one gRPC call at a time, to the leader of the key's shard.
-Stream: each client has one request at a time in flight on the stream to that leader's node; they share messages.")]
-pub(super) struct Arguments {
-    /// Clients, each with one request at a time
-    #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=65_536))]
-    clients: u32,
-    /// How long to measure
-    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=86_400))]
-    seconds: u64,
-    /// How long to run before that
-    #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = duration)]
-    warmup: Duration,
-    /// Bytes of each value
-    #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u32).range(0..=4_194_304))]
-    value_bytes: u32,
-    /// Use the multiplexed stream of the client library
-    #[arg(long)]
-    stream: bool,
-    /// Different keys
-    #[arg(long, value_name = "N", default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
-    keys: u64,
-    /// Shards to use [default: all]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-    shards: Option<u32>,
-    /// Connections to each node; the stream has one
-    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=1024))]
-    connections: u32,
-    /// Seed of the random keys
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    seed: u64,
+/// The first Ctrl-C ends the run, which then reports; the second one ends the process.
+fn stop_on_ctrl_c() -> Stop {
+    let (sender, stop) = watch::channel(false);
+    tokio::spawn(async move {
+        if tokio::signal::ctrl_c().await.is_ok() {
+            talk("ending; once more ends at once");
+            // Nobody listens any more when all is over.
+            let _ = sender.send(true);
+            if tokio::signal::ctrl_c().await.is_ok() {
+                std::process::exit(ExitCode::Error.code().into());
+            }
+        }
+        // The sender must live on, or the run would take its end for a word.
+        std::future::pending::<()>().await;
+        drop(sender);
+    });
+    stop
 }
 
 impl Bench {
     pub(super) async fn run(self, context: &Context, out: &mut Out) -> Outcome {
-        let (kind, arguments) = match self {
-            Self::Put(arguments) => (Kind::Put, arguments),
-            Self::Get(arguments) => (Kind::Get, arguments),
-        };
-        let client = context.client().await?;
-        let routes = client.routes();
-        if routes.is_empty() {
-            return Err(Failure::NobodyAnswers(
-                "the cluster tells no routes; is it made? (flotilla init)".to_owned(),
-            ));
-        }
-        let keys = Keys::new(&routes, arguments.keys, arguments.shards)?;
-        let shards = keys.shards();
-        let servers = Servers::new(&client.nodes());
-        let load = Load::new(
-            client,
-            kind,
-            if arguments.stream {
-                Way::Stream
-            } else {
-                Way::Unary {
-                    connections: arguments.connections as usize,
+        let mut stop = stop_on_ctrl_c();
+        let mut lines = Lines::new();
+        match self {
+            Self::Fill(arguments) => {
+                let settings = arguments.settings(context, bench::Mix::only(bench::Kind::Put))?;
+                bench::fill_only(&settings, &mut lines, &mut stop).await?;
+                lines.finish();
+                talk(format!("{} keys are written", settings.keys));
+                Ok(())
+            }
+            Self::Compare(compare) => {
+                let comparison = compare.comparison(context);
+                let command = arguments::command();
+                let compared = bench::compare(&comparison, command, &mut lines, &mut stop).await?;
+                lines.finish();
+                match context.global.output {
+                    Format::Table => out.line(compared.to_string().trim_end())?,
+                    format => out.json(format, &compared.json())?,
                 }
-            },
-            keys,
-            arguments.value_bytes as usize,
-            arguments.seed,
-        )?;
-        if kind == Kind::Get {
-            talk(format!("writing {} keys", arguments.keys));
-            load.fill().await?;
+                out.flush()?;
+                let json = serde_json::to_vec_pretty(&compared.json()).expect("plain values");
+                for (name, content) in [
+                    ("compare.html", compared.html().into_bytes()),
+                    ("compare.json", json),
+                ] {
+                    let path = compare.folder.join(name);
+                    std::fs::write(&path, content).map_err(Failure::file(&path))?;
+                    talk(format!("written: {}", path.display()));
+                }
+                compared
+                    .shortcoming()
+                    .map_or(Ok(()), |short| Err(Failure::Incomplete(short)))
+            }
+            load => {
+                let (settings, arguments) = load.settings(context)?;
+                let page = arguments.report.as_deref();
+                measure(&settings, page, context, out, &mut lines, &mut stop).await
+            }
         }
-        let running = load.start(arguments.clients);
-        talk(format!(
-            "{} clients, {shards} shards; warming up for {}",
-            arguments.clients,
-            humantime::format_duration(arguments.warmup)
-        ));
-        tokio::time::sleep(arguments.warmup).await;
-        let before = servers.sample().await;
-        let client_before = cpu_time();
-        running.measure();
-        let mut last = 0;
-        for second in 1..=arguments.seconds {
-            tokio::time::sleep(Duration::from_secs(1)).await;
-            let done = running.done();
-            talk(format!(
-                "{second:>4} s  {:>9}/s  {} errors",
-                done - last,
-                running.errors()
-            ));
-            last = done;
-        }
-        let measured = running.stop();
-        let client_cpu = cpu_time().saturating_sub(client_before);
-        let after = servers.sample().await;
-        let report = Report::new(&measured, client_cpu, before.until(&after));
-        match context.global.output {
-            Format::Table => out.line(report.to_string())?,
-            format => out.json(format, &report)?,
-        }
-        running.join().await;
-        if report.operations == 0 {
-            return Err(Failure::Incomplete(format!(
-                "no operation succeeded; {}",
-                report
-                    .first_error
-                    .as_deref()
-                    .unwrap_or("none failed either: all were too slow")
-            )));
-        }
-        Ok(())
+    }
+}
+
+async fn measure(
+    settings: &Settings,
+    page: Option<&Path>,
+    context: &Context,
+    out: &mut Out,
+    lines: &mut Lines,
+    stop: &mut Stop,
+) -> Outcome {
+    // A page that can't be written must not cost a run.
+    let mut file = page
+        .map(|path| File::create(path).map_err(Failure::file(path)))
+        .transpose()?;
+    let report = bench::run(settings, lines, stop).await?;
+    lines.finish();
+    match context.global.output {
+        Format::Table => out.line(report.to_string().trim_end())?,
+        format => out.json(format, &report)?,
+    }
+    out.flush()?;
+    if let Some((file, path)) = file.as_mut().zip(page) {
+        let written = file.write_all(report.html().as_bytes());
+        written.map_err(Failure::file(path))?;
+        talk(format!("the report is in {}", path.display()));
+    }
+    match report.shortcoming() {
+        Some(shortcoming) => Err(Failure::Incomplete(shortcoming)),
+        None => Ok(()),
     }
 }

@@ -32,6 +32,10 @@ mod tests {
             process_resident_memory_bytes 1000\n\
             flotilla_requests_total{op=\"put\",result=\"ok\"} 7\n\
             flotilla_log_synced_writes_total 60\n\
+            flotilla_write_stage_latency_seconds_bucket{stage=\"sync\",le=\"0.01\"} 4\n\
+            flotilla_write_stage_latency_seconds_bucket{stage=\"sync\",le=\"+Inf\"} 5\n\
+            flotilla_write_stage_latency_seconds_sum{stage=\"sync\"} 0.5\n\
+            process_cpu_seconds_total 7\n\
             flotilla_log_fsyncs_total 2\n";
         let seeds = [
             page.to_owned(),
