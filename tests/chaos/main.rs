@@ -31,7 +31,8 @@ mod wanted;
 
 use std::{env, time::Duration};
 
-use run::Order;
+use kind::Kind;
+use run::{Length, Order};
 use wanted::Wanted;
 
 /// What the environment wants, or an end that says what is wrong with it.
@@ -42,17 +43,36 @@ fn wanted() -> Wanted {
 
 #[test]
 fn a_cluster_under_fire_loses_nothing_and_answers_as_a_correct_store_does() {
+    // One for each thing that breaks otherwise; all of them come in longer runs.
+    const KINDS: [Kind; 10] = [
+        Kind::Kill,
+        Kind::Pause,
+        Kind::RollingRestart,
+        Kind::Isolate,
+        Kind::Mute,
+        Kind::StalledDisk,
+        Kind::FailedSync,
+        Kind::FullDisk,
+        Kind::PowerLossAll,
+        Kind::ClockStep,
+    ];
     let wanted = wanted();
     let report = Order {
         seed: wanted.seed_or(1),
         nodes: wanted.nodes.unwrap_or(3),
-        length: Duration::from_secs(30),
+        length: Length::Rounds(KINDS.len()),
         election_timeout: ("500ms", Duration::from_millis(500)),
-        kinds: wanted.kinds,
+        kinds: KINDS.to_vec(),
         name: "test",
     }
     .run();
     assert!(report.is_right(), "{}", report.text());
+    let prompt = &report.prompt;
+    assert!(
+        prompt.times.len() > 0 && prompt.failed == 0,
+        "{}",
+        report.text()
+    );
 }
 
 #[test]
@@ -63,7 +83,7 @@ fn as_long_as_wanted() {
     let report = Order {
         seed,
         nodes: wanted.nodes_or_drawn(seed),
-        length: wanted.length,
+        length: Length::For(wanted.length),
         // The default: what is promised is promised for it.
         election_timeout: ("1s", Duration::from_secs(1)),
         kinds: wanted.kinds,

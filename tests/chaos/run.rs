@@ -3,6 +3,7 @@
 use std::{
     any::Any,
     collections::{BTreeMap, BTreeSet},
+    env,
     fs::{self, File},
     io::{self, BufWriter, Write as _},
     panic::{self, AssertUnwindSafe},
@@ -50,14 +51,21 @@ const SETTINGS: [(&str, &str); 6] = [
 pub(crate) struct Order {
     pub(crate) seed: u64,
     pub(crate) nodes: usize,
-    /// How long faults go on.
-    pub(crate) length: Duration,
+    pub(crate) length: Length,
     /// `raft.election_timeout`, for the configuration and for reckoning.
     pub(crate) election_timeout: (&'static str, Duration),
     /// Kinds of faults, of which those come that can be injected here.
     pub(crate) kinds: Vec<Kind>,
     /// Name of the files that it leaves.
     pub(crate) name: &'static str,
+}
+
+/// How long faults go on.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Length {
+    For(Duration),
+    /// So many rounds.
+    Rounds(usize),
 }
 
 /// A run under way.
@@ -105,12 +113,19 @@ impl Means {
         });
         let clocks = Clocks::find();
         let clocks = clocks.map_err(|error| lacks(Target::Clocks, error.to_string()));
+        let clocks = clocks.ok();
         for what in &missing {
             say(&format!("NOT TESTED: {what}"));
         }
+        // There nothing may go untested that the machine has only to be set up for.
+        let ci = env::var("CI").is_ok_and(|ci| ci == "true");
+        assert!(
+            !ci || (!disks.is_empty() && clocks.is_some()),
+            "{missing:#?}"
+        );
         Self {
             disks,
-            clocks: clocks.ok(),
+            clocks,
             missing,
         }
     }
@@ -256,9 +271,16 @@ fn message(panic: &Box<dyn Any + Send>) -> &str {
 
 impl Run {
     /// Round after round.
-    fn storm(&mut self, mut nemesis: Nemesis, length: Duration) {
+    fn storm(&mut self, mut nemesis: Nemesis, length: Length) {
         let begin = Instant::now();
-        while begin.elapsed() < length && !self.interrupt.came() {
+        for number in 0.. {
+            let over = match length {
+                Length::For(time) => begin.elapsed() >= time,
+                Length::Rounds(rounds) => number == rounds,
+            };
+            if over || self.interrupt.came() {
+                return;
+            }
             let round = nemesis.draw();
             self.round(&nemesis, round);
         }
