@@ -117,14 +117,17 @@ pub(crate) struct Round {
     after: Calibration,
     flotilla: Measures,
     etcd: Measures,
+    /// It has what was measured until then.
+    interrupted: bool,
 }
 
 impl Round {
-    /// Whether the machine was equally fast before and after.
+    /// Whether it came to its end, and the machine was equally fast before and after.
     fn is_steady(&self) -> bool {
         let near = |a: f64, b: f64| a.max(b) <= a.min(b) * STEADY;
         let (before, after) = (self.before, self.after);
-        near(before.fdatasync.per_second, after.fdatasync.per_second)
+        !self.interrupted
+            && near(before.fdatasync.per_second, after.fdatasync.per_second)
             && near(before.spin_ms, after.spin_ms)
     }
 
@@ -184,12 +187,14 @@ pub(crate) async fn compare(
     for number in 1..=comparison.rounds {
         watch.say(&format!("round {number} of {}", comparison.rounds));
         match round(comparison, number, watch, stop).await {
-            Ok(Some(round)) => compared.rounds.push(round),
-            Ok(None) => {
-                compared
-                    .partial
-                    .push(format!("interrupted in round {number}"));
-                break;
+            Ok(round) => {
+                let interrupted = round.interrupted;
+                compared.rounds.push(round);
+                if interrupted {
+                    let partial = format!("interrupted in round {number}");
+                    compared.partial.push(partial);
+                    break;
+                }
             }
             // What is measured so far is kept.
             Err(error) => {
@@ -219,13 +224,13 @@ async fn calibrate(comparison: &Comparison) -> Result<Calibration> {
         .unwrap_or_else(|error| Err(Error::Incomplete(format!("calibration broke off: {error}"))))
 }
 
-/// One round; none if it was interrupted.
+/// One round.
 async fn round(
     comparison: &Comparison,
     number: u32,
     watch: &mut dyn Watch,
     stop: &mut Stop,
-) -> Result<Option<Round>> {
+) -> Result<Round> {
     let before = calibrate(comparison).await?;
     let mut measures = [Measures::default(), Measures::default()];
     let mut order = [System::Flotilla, System::Etcd];
@@ -243,16 +248,22 @@ async fn round(
         .run()
         .await?;
         if *stop.borrow() {
-            return Ok(None);
+            break;
         }
     }
+    let interrupted = *stop.borrow();
+    let after = match interrupted {
+        true => before,
+        false => calibrate(comparison).await?,
+    };
     let [flotilla, etcd] = measures;
-    Ok(Some(Round {
+    Ok(Round {
         before,
-        after: calibrate(comparison).await?,
+        after,
         flotilla,
         etcd,
-    }))
+        interrupted,
+    })
 }
 
 /// One system's part of a round.
@@ -456,6 +467,7 @@ pub(crate) mod tests {
             after: calibration(spin_after),
             flotilla: measures(ours, 30.0),
             etcd: measures(etcds, 120.0),
+            interrupted: false,
         }
     }
 
@@ -478,5 +490,8 @@ pub(crate) mod tests {
         assert!(round(1.0, 1.0, 124.0).is_steady());
         assert!(!round(1.0, 1.0, 126.0).is_steady());
         assert!(!round(1.0, 1.0, 79.0).is_steady());
+        let mut cut_short = round(1.0, 1.0, 100.0);
+        cut_short.interrupted = true;
+        assert!(!cut_short.is_steady());
     }
 }

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::bench::report::html::{document, escape, table};
 
-const UNSTEADY: &str = "No round was steady: disk or processor changed by more than a quarter during each of them. The \
+const UNSTEADY: &str = "No round counts: it was interrupted, or disk or processor changed by more than a quarter during it. The \
                         figures are of all rounds and prove nothing; measure again on a quiet machine.";
 
 /// Takes a run out of what a system has shown.
@@ -45,7 +45,7 @@ impl Compared {
         let (rounds, steady) = self.counting();
         let count = if steady { rounds.len() } else { 0 };
         format!(
-            "{} of {} rounds were steady; {:.0} s per measurement; three nodes each, Flotilla with {} shards, etcd {}",
+            "{} of {} rounds count; {:.0} s per measurement; three nodes each, Flotilla with {} shards, etcd {}",
             count,
             self.rounds.len(),
             self.seconds,
@@ -185,10 +185,10 @@ impl Compared {
                 knee(&round.flotilla),
                 knee(&round.etcd),
                 flat.join(", "),
-                if round.is_steady() {
-                    "yes"
-                } else {
-                    "no: not steady"
+                match (round.is_steady(), round.interrupted) {
+                    (true, _) => "yes",
+                    (false, true) => "no: interrupted",
+                    (false, false) => "no: not steady",
                 }
                 .to_owned(),
             ]
@@ -293,7 +293,7 @@ mod tests {
         ]);
         let (text, page) = (compared.to_string(), compared.html());
         for form in [&text, &page] {
-            assert!(form.contains("1 of 2 rounds were steady"), "{form}");
+            assert!(form.contains("1 of 2 rounds count"), "{form}");
             assert!(form.contains("3.00") && form.contains("goal"), "{form}");
             assert!(!form.contains("prove nothing"), "{form}");
         }
