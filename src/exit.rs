@@ -20,7 +20,7 @@ pub enum ExitCode {
     Unavailable = 4,
     /// Another process uses the data folder.
     DataLocked = 10,
-    /// The data folder belongs to another cluster, another node, or another version.
+    /// The data folder belongs to another cluster, another node, or another version, or comes from the past.
     ForeignData = 11,
     /// An address to listen at is in use or not of this machine.
     Address = 12,
@@ -56,7 +56,7 @@ impl ExitCode {
         (Self::DataLocked, "another process uses the data folder"),
         (
             Self::ForeignData,
-            "the data folder belongs to another cluster, node or version",
+            "the data folder belongs to another cluster, node or version, or is older than what other nodes have seen of it",
         ),
         (
             Self::Address,

@@ -10,6 +10,7 @@ pub mod config;
 pub mod disk;
 pub mod exit;
 pub mod logging;
+pub mod marks;
 pub mod node;
 pub mod process;
 pub mod router;

@@ -145,6 +145,8 @@ label! {
         WrongNode = "wrong_node",
         /// Two data folders claim the same node id.
         TwinNode = "twin_node",
+        /// The other end's data folder is older than it was seen.
+        WentBack = "went_back",
         /// The other end is no node of this cluster.
         UnknownNode = "unknown_node",
         /// The first frame held no handshake, or one that can't be read.

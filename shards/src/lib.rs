@@ -29,6 +29,7 @@ pub mod ids;
 pub mod keys;
 pub mod kv;
 pub mod limits;
+pub mod lineage;
 pub mod meta;
 pub mod node;
 pub mod raft;

@@ -81,6 +81,7 @@ impl Running {
             store_id: identity.store_id.clone(),
             address: shared.address.clone(),
             status_address: shared.status_address.clone(),
+            marks: Arc::clone(stores.log.marks()),
         };
         // The genesis has the addresses of the beginning; what this node has now it tells itself.
         router.update_node(proto::Node {
@@ -93,6 +94,7 @@ impl Running {
             inboxes: inboxes.clone(),
             router: Arc::clone(&router),
             state: Arc::clone(&stores.state),
+            fatal: fatal.clone(),
         };
         let transport = Transport::start(
             local,
@@ -139,7 +141,7 @@ impl Running {
             state: Arc::clone(&stores.state),
             inboxes,
             fatal: fatal.clone(),
-            incarnation: seed,
+            incarnation: (stores.log.marks().lineage().newest()).map_or(seed, |now| now.start),
         };
         let ticks = config.raft.ticks();
         let options = RuntimeOptions {

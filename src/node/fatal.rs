@@ -23,6 +23,9 @@ pub enum FatalError {
         /// Why.
         reason: String,
     },
+    /// Another node has seen this one's store further than it is.
+    #[error("another node refuses this one: {0}")]
+    Outdated(String),
 }
 
 /// Takes the first failure and wakes who waits for it; later ones are logged only.
@@ -46,6 +49,10 @@ impl Fatal {
 
     pub(super) fn shard(&self, shard: ShardId, reason: String) {
         self.set(FatalError::Shard { shard, reason });
+    }
+
+    pub(super) fn outdated(&self, reason: String) {
+        self.set(FatalError::Outdated(reason));
     }
 
     fn set(&self, error: FatalError) {

@@ -127,6 +127,7 @@ pub(super) struct Inwards {
     pub(super) inboxes: Inboxes,
     pub(super) router: Arc<Router>,
     pub(super) state: Arc<RocksState>,
+    pub(super) fatal: Fatal,
 }
 
 impl Inbound for Inwards {
@@ -139,6 +140,10 @@ impl Inbound for Inwards {
 
     fn alive(&self, from: NodeId, incarnation: u64) {
         self.inboxes.alive(from, incarnation);
+    }
+
+    fn outdated(&self, reason: String) {
+        self.fatal.outdated(reason);
     }
 
     fn unreachable(&self, node: NodeId) {

@@ -23,7 +23,11 @@ use std::{
 
 use flotilla_metrics::Metrics;
 use flotilla_proto::v1 as proto;
-use flotilla_shards::{genesis::Genesis, ids::NodeId};
+use flotilla_shards::{
+    genesis::Genesis,
+    ids::NodeId,
+    lineage::{Mark, WentBack},
+};
 use futures_util::future::BoxFuture;
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 
@@ -83,6 +87,19 @@ pub enum NodeError {
         /// Where it answered.
         address: String,
     },
+    /// The data folder is from the past.
+    #[error(
+        "{} can't be used: {why}; so says the node at {address}. Votes and entries that this node confirmed are missing \
+         there: put its newest data folder back", .data.display()
+    )]
+    Outdated {
+        /// The data folder.
+        data: PathBuf,
+        /// Where it was seen, and where it is.
+        why: WentBack,
+        /// Who has seen it.
+        address: String,
+    },
     /// An address can't be listened at.
     #[error(
         "cannot listen at {address} ({key}): {error}; choose another address, or stop who has it"
@@ -120,7 +137,10 @@ impl NodeError {
             Self::Open(error) => error.into(),
             Self::Storage(error) => error.fault.into(),
             Self::Fatal(FatalError::Storage(error)) => error.fault.into(),
-            Self::OtherCluster { .. } | Self::Twin { .. } => ExitCode::ForeignData,
+            Self::OtherCluster { .. }
+            | Self::Twin { .. }
+            | Self::Outdated { .. }
+            | Self::Fatal(FatalError::Outdated(_)) => ExitCode::ForeignData,
             Self::Listen { .. } => ExitCode::Address,
             Self::Genesis(_)
             | Self::Start(runtime::StartError::Open(_))
@@ -170,7 +190,7 @@ impl Node {
             blocking(move || storage::open(&data, &options)).await
         };
         let stores = stores.map_err(NodeError::Open)?;
-        neighbours::check(&config, &stores.identity()).await?;
+        neighbours::check(&config, &stores).await?;
         let reserve = config.storage.disk_reserve;
         let disk = DiskWatch::new(&config.node.data, reserve).map_err(NodeError::Disk)?;
         let listener = listen(&config.node.listen, "node.listen").await?;
@@ -374,7 +394,12 @@ impl ClusterBootstrap for Bootstrap {
             genesis: identity.genesis,
             node_id: identity.node_id,
             protocol: PROTOCOL,
+            seen: None,
         }
+    }
+
+    fn seen(&self, node: NodeId) -> Option<Mark> {
+        self.0.stores.log.marks().seen(node)
     }
 
     fn join(&self) -> Vec<String> {

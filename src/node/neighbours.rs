@@ -4,12 +4,15 @@
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use flotilla_proto::v1 as proto;
-use flotilla_shards::ids::NodeId;
+use flotilla_shards::{ids::NodeId, lineage::Mark};
 use futures_util::future::join_all;
 use tokio::time::{sleep, timeout};
 
 use super::{NodeError, Shared, engine::Running};
-use crate::{config::Config, server::bootstrap::identify_one, transport::handshake::short_hex};
+use crate::{
+    config::Config, server::bootstrap::identify_one, storage::Stores,
+    transport::handshake::short_hex,
+};
 
 /// How long a start waits for neighbours to say who they are. One that takes longer is not asked again: its handshake
 /// will tell.
@@ -18,24 +21,33 @@ const START_PATIENCE: Duration = Duration::from_secs(1);
 const LOOK_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Asks all addresses at once; who does not answer in time is left out.
-async fn ask(addresses: Vec<String>, patience: Duration) -> Vec<(String, proto::IdentifyResponse)> {
+async fn ask(
+    addresses: BTreeSet<String>,
+    asker: NodeId,
+    patience: Duration,
+) -> Vec<(String, proto::IdentifyResponse)> {
     let asked = addresses.into_iter().map(|address| async move {
-        let answer = timeout(patience, identify_one(&address)).await;
+        let answer = timeout(patience, identify_one(&address, asker)).await;
         answer.ok()?.ok().map(|answer| (address, answer))
     });
     join_all(asked).await.into_iter().flatten().collect()
 }
 
-/// Before a node listens: whether its folder belongs to the cluster that it was told to join.
+/// Before a node listens: whether its folder belongs to the cluster that it was told to join, and is the newest one.
 ///
 /// # Errors
-/// A neighbour belongs to another cluster, or runs on a copy of this folder.
-pub(super) async fn check(config: &Config, identity: &proto::Identity) -> Result<(), NodeError> {
+/// A neighbour belongs to another cluster, runs on a copy of this folder, or has seen it further than it is.
+pub(super) async fn check(config: &Config, stores: &Stores) -> Result<(), NodeError> {
+    let identity = stores.identity();
     let Some(genesis) = &identity.genesis else {
         return Ok(());
     };
-    let join = config.node.join.iter().map(ToString::to_string).collect();
-    for (address, answer) in ask(join, START_PATIENCE).await {
+    let mut addresses: BTreeSet<String> =
+        config.node.join.iter().map(ToString::to_string).collect();
+    let others = (genesis.nodes.iter()).filter(|node| node.node_id != identity.node_id);
+    addresses.extend(others.map(|node| node.address.clone()));
+    let lineage = stores.log.marks().lineage();
+    for (address, answer) in ask(addresses, NodeId(identity.node_id), START_PATIENCE).await {
         if answer.store_id == identity.store_id {
             return Err(NodeError::Twin {
                 data: config.node.data.clone(),
@@ -52,7 +64,16 @@ pub(super) async fn check(config: &Config, identity: &proto::Identity) -> Result
                     theirs: short_hex(&theirs.cluster_id),
                 });
             }
-            _ => {}
+            Some(_) => {
+                let seen = answer.seen.map(Mark::from);
+                let followed = seen.map_or(Ok(()), |seen| lineage.follows(seen));
+                followed.map_err(|why| NodeError::Outdated {
+                    data: config.node.data.clone(),
+                    why,
+                    address,
+                })?;
+            }
+            None => {}
         }
     }
     Ok(())
@@ -73,16 +94,14 @@ impl Shared {
                 .all(|node| running.transport.is_reachable(*node));
             let known: BTreeSet<&String> = nodes.values().map(|node| &node.address).collect();
             let join = self.config.node.join.iter().map(ToString::to_string);
-            let unknown: Vec<String> = join.filter(|address| !known.contains(address)).collect();
+            let unknown: BTreeSet<String> =
+                join.filter(|address| !known.contains(address)).collect();
             if all_reached || unknown.is_empty() {
                 continue;
             }
-            let cluster = self
-                .stores
-                .identity()
-                .genesis
-                .map(|genesis| genesis.cluster_id);
-            for (_, answer) in ask(unknown, LOOK_INTERVAL).await {
+            let identity = self.stores.identity();
+            let cluster = identity.genesis.map(|genesis| genesis.cluster_id);
+            for (_, answer) in ask(unknown, NodeId(identity.node_id), LOOK_INTERVAL).await {
                 let same = answer.genesis.map(|genesis| genesis.cluster_id) == cluster;
                 let found = nodes.get(&NodeId(answer.node_id)).filter(|_| same);
                 if let Some(found) = found.filter(|found| found.store_id == answer.store_id) {

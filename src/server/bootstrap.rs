@@ -17,6 +17,7 @@ use flotilla_shards::{
     genesis::{Genesis, GenesisError, Split},
     ids::NodeId,
     limits,
+    lineage::Mark,
 };
 use futures_util::future::{BoxFuture, join_all};
 use tonic::{Status, transport::Endpoint};
@@ -34,6 +35,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub trait ClusterBootstrap: Send + Sync + 'static {
     /// Who the node is, and to which cluster it belongs.
     fn identity(&self) -> proto::IdentifyResponse;
+
+    /// How far the store of another node was seen.
+    fn seen(&self, node: NodeId) -> Option<Mark>;
 
     /// The addresses that the node was told to join; its own may be among them.
     fn join(&self) -> Vec<String>;
@@ -292,9 +296,10 @@ async fn client(address: &str) -> Result<PeerClient<Connection>, String> {
 ///
 /// # Errors
 /// Why there is no answer, for the operator.
-pub async fn identify_one(address: &str) -> Result<proto::IdentifyResponse, String> {
+pub async fn identify_one(address: &str, asker: NodeId) -> Result<proto::IdentifyResponse, String> {
     let mut client = client(address).await?;
-    let answer = client.identify(proto::IdentifyRequest {}).await;
+    let request = proto::IdentifyRequest { node_id: asker.0 };
+    let answer = client.identify(request).await;
     let answer = answer.map_err(|status| status.message().to_owned())?;
     Ok(answer.into_inner())
 }
@@ -302,7 +307,7 @@ pub async fn identify_one(address: &str) -> Result<proto::IdentifyResponse, Stri
 /// Asks all addresses who lives there.
 async fn identify(join: Vec<String>) -> Result<Answers, InitError> {
     let asked = join.into_iter().map(|address| async move {
-        let answer = identify_one(&address).await;
+        let answer = identify_one(&address, NodeId(0)).await;
         (address, answer)
     });
     let mut answers = Answers::new();

@@ -8,7 +8,7 @@ use flotilla_shards::{genesis::Genesis, ids::NodeId};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{Front, bootstrap::AdoptError};
-use crate::transport::Transport;
+use crate::transport::{Delivery, Transport};
 
 /// The service.
 pub(super) struct PeerService(pub(super) Arc<Front>);
@@ -32,10 +32,12 @@ impl PeerService {
 
 #[tonic::async_trait]
 impl peer_server::Peer for PeerService {
+    type DeliverStream = Delivery;
+
     async fn deliver(
         &self,
         request: Request<Streaming<proto::Frame>>,
-    ) -> Result<Response<proto::DeliverResponse>, Status> {
+    ) -> Result<Response<Delivery>, Status> {
         let transport = self.transport()?;
         transport
             .deliver(request.into_inner())
@@ -56,9 +58,14 @@ impl peer_server::Peer for PeerService {
 
     async fn identify(
         &self,
-        _: Request<proto::IdentifyRequest>,
+        request: Request<proto::IdentifyRequest>,
     ) -> Result<Response<proto::IdentifyResponse>, Status> {
-        Ok(Response::new(self.0.bootstrap().identity()))
+        let bootstrap = self.0.bootstrap();
+        let asker = NodeId(request.into_inner().node_id);
+        Ok(Response::new(proto::IdentifyResponse {
+            seen: bootstrap.seen(asker).map(Into::into),
+            ..bootstrap.identity()
+        }))
     }
 
     async fn adopt(

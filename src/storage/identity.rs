@@ -127,10 +127,19 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 fn random_store_id() -> Result<Vec<u8>, StorageError> {
+    random::<STORE_ID_BYTES>().map(Vec::from)
+}
+
+/// What tells a start of the process from every other one.
+pub(super) fn random_start() -> Result<u64, StorageError> {
+    random().map(u64::from_be_bytes)
+}
+
+fn random<const N: usize>() -> Result<[u8; N], StorageError> {
     let path = Path::new("/dev/urandom");
-    let mut id = vec![0; STORE_ID_BYTES];
+    let mut bytes = [0; N];
     File::open(path)
-        .and_then(|mut source| source.read_exact(&mut id))
+        .and_then(|mut source| source.read_exact(&mut bytes))
         .map_err(|error| StorageError::io("storage::identity::random", path, &error))?;
-    Ok(id)
+    Ok(bytes)
 }

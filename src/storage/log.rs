@@ -24,13 +24,14 @@
 //! has a checksum over its key and body, and the entries of a shard must be without a gap. What remains: a flipped bit in
 //! the length of one of the newest records (in the last 32 KiB of the WAL) looks to RocksDB like a torn end.
 
-use std::{path::Path, sync::Arc};
+use std::{collections::VecDeque, path::Path, sync::Arc};
 
 use dashmap::DashMap;
 use flotilla_proto::v1 as proto;
 use flotilla_shards::{
     engine::{Compaction, LogAppend, LogReader},
-    ids::ShardId,
+    ids::{NodeId, ShardId},
+    lineage::{Acquaintances, Lineage, Mark},
     raft::{Entry, EntryId, HardState, Index, Term},
     recovery::RecoveredLog,
     wire,
@@ -40,6 +41,8 @@ use rocksdb::{
     BlockBasedOptions, Cache, DB, DBCompressionType, DBRecoveryMode, Options, ReadOptions,
     WriteBatch, WriteOptions,
 };
+
+use crate::marks::Marks;
 
 use super::{
     DatabaseStats, StorageError, StorageOptions,
@@ -64,6 +67,13 @@ pub trait LogStore: Send + Sync {
         appends: &[LogAppend],
         compactions: &[Compaction],
     ) -> Result<Written, StorageError>;
+
+    /// Writes how far the stores of other nodes were seen, durably, if there is news of them. [`LogStore::write`] does so
+    /// with every sync; this is for a node that has nothing else to write.
+    ///
+    /// # Errors
+    /// As with [`LogStore::write`].
+    fn write_marks(&self) -> Result<(), StorageError>;
 }
 
 /// What one write did.
@@ -98,6 +108,7 @@ pub struct RocksLog {
     /// They hold what the database counts.
     options: Options,
     shards: ShardLogs,
+    marks: Arc<Marks>,
     writing: Mutex<Writing>,
     synced: WriteOptions,
     unsynced: WriteOptions,
@@ -149,6 +160,7 @@ impl RocksLog {
             db,
             options: db_options,
             shards,
+            marks: Arc::default(),
             writing: Mutex::default(),
             synced,
             unsynced: WriteOptions::default(),
@@ -212,7 +224,7 @@ impl RocksLog {
                     known.last = log.last;
                     known.sizes.push(index, bytes);
                 }
-                Key::Identity => unreachable!("skipped above"),
+                Key::Identity | Key::Starts | Key::Marks => unreachable!("skipped above"),
             }
             rows.next();
         }
@@ -287,11 +299,65 @@ impl RocksLog {
 
     /// Who the folder belongs to, if anybody.
     pub(super) fn identity(&self) -> Result<Option<proto::Identity>, StorageError> {
-        let key = Key::Identity.encode();
+        self.row(Key::Identity, "storage::log::identity")
+    }
+
+    /// How far this store is and how far others were seen.
+    #[must_use]
+    pub fn marks(&self) -> &Arc<Marks> {
+        &self.marks
+    }
+
+    /// Reads how far this store and those of other nodes are.
+    pub(super) fn recover_marks(&self) -> Result<(), StorageError> {
+        const PLACE: &str = "storage::log::recover_marks";
+        let starts: proto::StoreStarts = self.row(Key::Starts, PLACE)?.unwrap_or_default();
+        let marks: proto::StoreMarks = self.row(Key::Marks, PLACE)?.unwrap_or_default();
+        let starts: VecDeque<Mark> = starts.starts.into_iter().map(Mark::from).collect();
+        let lineage = Lineage::new(starts);
+        let lineage = lineage.and_then(|lineage| {
+            // The writes of this start are those that the next one begins with.
+            let mut next = lineage.clone();
+            next.begin(Mark {
+                start: 0,
+                written: marks.written,
+            });
+            Lineage::new(next.starts().collect::<VecDeque<_>>()).map(|_| lineage)
+        });
+        let lineage = lineage.map_err(|error| {
+            StorageError::corrupt(PLACE, format!("the starts of this store: {error}"))
+        })?;
+        let others = marks.others.into_iter().map(|seen| {
+            let mark = seen.mark.unwrap_or_default().into();
+            (NodeId(seen.node_id), mark)
+        });
+        let others = Acquaintances::new(others.collect());
+        self.marks.set(lineage, marks.written, others);
+        Ok(())
+    }
+
+    /// Notes that a process has started from this store, durably; nothing may be sent before.
+    pub(super) fn begin(&self, start: u64) -> Result<(), StorageError> {
+        let writing = &mut *self.writing.lock();
+        self.marks.begin(start);
+        let starts = proto::StoreStarts {
+            starts: (self.marks.lineage().starts()).map(Into::into).collect(),
+        };
+        let mut batch = WriteBatch::default();
+        put(&mut batch, Key::Starts, &starts, &mut writing.row);
+        self.commit(batch, writing, true, "storage::log::begin")
+    }
+
+    fn row<M: prost::Message + Default>(
+        &self,
+        key: Key,
+        place: &'static str,
+    ) -> Result<Option<M>, StorageError> {
+        let key = key.encode();
         let row = self
             .db
             .get_pinned(key)
-            .map_err(|error| StorageError::rocks("storage::log::identity", &error))?;
+            .map_err(|error| StorageError::rocks(place, &error))?;
         row.map(|row| rows::unseal(key.as_ref(), &row)).transpose()
     }
 
@@ -554,11 +620,36 @@ impl LogStore for RocksLog {
             written.cut_entries += entries;
             written.cuts += u64::from(entries > 0);
         }
-        if !batch.is_empty() || written.synced {
+        if written.synced {
+            let count = self.marks.written() + 1;
+            // What comes after this is news again.
+            self.marks.take_news();
+            put(
+                &mut batch,
+                Key::Marks,
+                &self.marks.row(count),
+                &mut writing.row,
+            );
             written.bytes = batch.size_in_bytes() as u64;
-            self.commit(batch, writing, written.synced, "storage::log::write")?;
+            self.commit(batch, writing, true, "storage::log::write")?;
+            self.marks.advance(count);
+        } else if !batch.is_empty() {
+            written.bytes = batch.size_in_bytes() as u64;
+            self.commit(batch, writing, false, "storage::log::write")?;
         }
         Ok(written)
+    }
+
+    fn write_marks(&self) -> Result<(), StorageError> {
+        if !self.marks.take_news() {
+            return Ok(());
+        }
+        let writing = &mut *self.writing.lock();
+        let mut batch = WriteBatch::default();
+        // Nothing rests on this write, so it does not count: nodes would tell each other of their news for ever.
+        let row = self.marks.row(self.marks.written());
+        put(&mut batch, Key::Marks, &row, &mut writing.row);
+        self.commit(batch, writing, true, "storage::log::write_marks")
     }
 }
 

@@ -104,8 +104,8 @@ pub struct Stores {
     _lock: File,
 }
 
-/// Opens a data folder, or makes one, and finishes what an interrupted start began. [`Stores::recover`] must follow
-/// before the logs are used.
+/// Opens a data folder, or makes one, finishes what an interrupted start began, and notes this start. [`Stores::recover`]
+/// must follow before the logs are used.
 ///
 /// # Errors
 /// Someone else has the folder, it is not the folder of one node, or disk or content failed.
@@ -148,6 +148,8 @@ pub fn open(data: &Path, options: &StorageOptions) -> Result<Stores, OpenError> 
     let log = RocksLog::open(&log, options)?;
     let state = RocksState::open(&state, &snapshots, options)?;
     let identity = identity::reconcile(data, &log, &state)?;
+    log.recover_marks()?;
+    log.begin(identity::random_start()?)?;
     Ok(Stores {
         path: data.to_owned(),
         identity: Mutex::new(identity),

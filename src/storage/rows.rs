@@ -3,6 +3,8 @@
 //! | kind | key | value | written |
 //! |---|---|---|---|
 //! | identity | shard 0, kind 0 | `Identity` | when the folder is made and when it joins a cluster |
+//! | starts | shard 0, kind 4 | `StoreStarts` | at each start of the process |
+//! | marks | shard 0, kind 5 | `StoreMarks` | with every synced write |
 //! | hard state | shard, kind 1 | `HardState` | with the entries of the same step |
 //! | compacted | shard, kind 2 | `Compacted` | when the prefix is cut or replaced by a snapshot |
 //! | entry | shard, kind 3, index | `Entry` | appended, overwritten; dropped by compaction |
@@ -26,6 +28,8 @@ const IDENTITY: u8 = 0;
 const HARD_STATE: u8 = 1;
 const COMPACTED: u8 = 2;
 const ENTRY: u8 = 3;
+const STARTS: u8 = 4;
+const MARKS: u8 = 5;
 
 const CHECKSUM: usize = 4;
 const PREFIX: usize = 9;
@@ -36,6 +40,10 @@ const FULL: usize = 17;
 pub(super) enum Key {
     /// Who the folder belongs to.
     Identity,
+    /// When the process was started.
+    Starts,
+    /// How far this store is, and how far those of other nodes were seen.
+    Marks,
     /// A shard's hard state.
     HardState(ShardId),
     /// Where a shard's log begins.
@@ -49,6 +57,8 @@ impl Key {
     pub(super) fn encode(self) -> Encoded {
         let (shard, kind, index) = match self {
             Self::Identity => (0, IDENTITY, None),
+            Self::Starts => (0, STARTS, None),
+            Self::Marks => (0, MARKS, None),
             Self::HardState(shard) => (shard.0, HARD_STATE, None),
             Self::Compacted(shard) => (shard.0, COMPACTED, None),
             Self::Entry(shard, index) => (shard.0, ENTRY, Some(index)),
@@ -71,6 +81,8 @@ impl Key {
         let shard = ShardId(u64::from_be_bytes(*shard));
         match rest {
             [IDENTITY] if shard.0 == 0 => Some(Self::Identity),
+            [STARTS] if shard.0 == 0 => Some(Self::Starts),
+            [MARKS] if shard.0 == 0 => Some(Self::Marks),
             [HARD_STATE] => Some(Self::HardState(shard)),
             [COMPACTED] => Some(Self::Compacted(shard)),
             [ENTRY, index @ ..] => Some(Self::Entry(
@@ -205,6 +217,8 @@ mod tests {
     fn keys_round_trip_and_sort_by_shard_kind_index() {
         let ascending = [
             Key::Identity,
+            Key::Starts,
+            Key::Marks,
             Key::HardState(ShardId(1)),
             Key::Compacted(ShardId(1)),
             Key::Entry(ShardId(1), Index(1)),

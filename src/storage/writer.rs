@@ -15,7 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crossbeam_channel::{Receiver, Sender};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use flotilla_metrics::{Metrics, Stage};
 use flotilla_shards::{
     engine::{Compaction, LogAppend, Release},
@@ -30,6 +30,9 @@ use super::{LogStore, StorageError};
 /// Entries of one write, in bytes of payload; what is queued beyond that forms the next one. It bounds the memory of
 /// a write and the time until its first append is durable.
 const WRITE_BYTES_MAX: usize = 8 << 20;
+
+/// How long a writer with nothing to do waits before it stores what it knows of the stores of other nodes.
+const MARKS_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Puts a received snapshot in the place of a shard's state, durably, in order with what is applied to the shard.
 pub trait Install: Send {
@@ -190,7 +193,18 @@ impl Gathered {
 
 impl Writer {
     fn run(&mut self) {
-        while let Ok(first) = self.jobs.recv() {
+        loop {
+            let first = match self.jobs.recv_timeout(MARKS_INTERVAL) {
+                Ok(first) => first,
+                Err(RecvTimeoutError::Timeout) => {
+                    if let Err(error) = self.log.write_marks() {
+                        (self.on_fatal)(error);
+                        return;
+                    }
+                    continue;
+                }
+                Err(RecvTimeoutError::Disconnected) => return,
+            };
             let mut gathered = Gathered::default();
             gathered.add(first);
             while !gathered.is_full()
@@ -199,7 +213,11 @@ impl Writer {
                 gathered.add(job);
             }
             let stop = gathered.stop;
-            if let Err(error) = self.write(gathered) {
+            let written = self.write(gathered).and_then(|()| match stop {
+                true => self.log.write_marks(),
+                false => Ok(()),
+            });
+            if let Err(error) = written {
                 (self.on_fatal)(error);
                 // Whoever still submits finds the queue closed.
                 return;
@@ -336,6 +354,10 @@ mod tests {
                 entries: appends.len() as u64,
                 ..Written::default()
             })
+        }
+
+        fn write_marks(&self) -> Result<(), StorageError> {
+            Ok(())
         }
     }
 

@@ -39,6 +39,7 @@ fn door() -> Door {
         store_id: Bytes::from_static(&[1; 16]),
         address: "host:1".to_owned(),
         status_address: String::new(),
+        marks: Arc::default(),
     };
     let peer = proto::Node {
         node_id: 2,
@@ -209,6 +210,10 @@ mod tests {
             lane: proto::Lane::Bulk.into(),
             address: "host:2".to_owned(),
             status_address: "host:3".to_owned(),
+            starts: vec![proto::StoreMark {
+                start: 1,
+                written: 2,
+            }],
         };
         assert!(DOOR.with(|door| door.check(Some(sound.clone()))).is_ok());
         let foreign = proto::Handshake {
@@ -219,7 +224,14 @@ mod tests {
             address: "two\nlines".to_owned(),
             ..sound.clone()
         };
-        let seeds = [sound, foreign, unsound].map(|seed| seed.encode_to_vec());
+        let back = proto::Handshake {
+            starts: vec![proto::StoreMark {
+                start: 3,
+                written: 1,
+            }],
+            ..sound.clone()
+        };
+        let seeds = [sound, foreign, unsound, back].map(|seed| seed.encode_to_vec());
         feed("handshake", &seeds, 20_000, handshake);
     }
 

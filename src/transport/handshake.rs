@@ -5,6 +5,7 @@
 //! that names both sides; both ends log it once per cause.
 
 use std::{
+    collections::VecDeque,
     fmt::Write as _,
     sync::Arc,
     time::{Duration, Instant},
@@ -14,9 +15,11 @@ use flotilla_metrics::{HandshakeRefusal, Metrics};
 use flotilla_proto::v1 as proto;
 use flotilla_shards::{
     ids::NodeId,
+    lineage::{Lineage, LineageError, Mark, WentBack},
     node::{Node, NodeError},
 };
 use parking_lot::Mutex;
+use tonic::{Status, metadata::AsciiMetadataValue};
 
 use super::{
     LocalNode, PROTOCOL,
@@ -97,6 +100,31 @@ pub enum HandshakeError {
         /// The store that it has.
         theirs: String,
     },
+    /// The other end's store is older than it was seen.
+    #[error(
+        "node {node} must not take part: {why}. Votes and entries that it confirmed are missing there. Stop it and put its \
+         newest data folder back"
+    )]
+    WentBack {
+        /// Who asks.
+        node: u64,
+        /// Where it was seen, and where it is.
+        why: WentBack,
+    },
+    /// What it says of its starts makes no sense.
+    #[error("what node {node} says of the starts of its store makes no sense: {why}")]
+    Starts {
+        /// Who asks.
+        node: u64,
+        /// What is wrong.
+        why: LineageError,
+    },
+    /// It does not say when its store was started.
+    #[error("node {node} does not say when its store was started")]
+    NoStart {
+        /// Who asks.
+        node: u64,
+    },
     /// A lane that this version does not know.
     #[error("node {node} opened lane {lane}, which this version does not know")]
     Lane {
@@ -115,9 +143,13 @@ impl HandshakeError {
     #[must_use]
     pub fn label(&self) -> HandshakeRefusal {
         match self {
-            Self::Missing | Self::Late(_) | Self::Lane { .. } | Self::Description(_) => {
-                HandshakeRefusal::Malformed
-            }
+            Self::Missing
+            | Self::Late(_)
+            | Self::Lane { .. }
+            | Self::Description(_)
+            | Self::Starts { .. }
+            | Self::NoStart { .. } => HandshakeRefusal::Malformed,
+            Self::WentBack { .. } => HandshakeRefusal::WentBack,
             Self::Protocol { .. } => HandshakeRefusal::Protocol,
             Self::ForeignCluster { .. } => HandshakeRefusal::Cluster,
             Self::WrongNode { .. } => HandshakeRefusal::WrongNode,
@@ -125,6 +157,25 @@ impl HandshakeError {
             Self::UnknownNode { .. } => HandshakeRefusal::UnknownNode,
         }
     }
+}
+
+/// Marks a refusal after which the other end must stop, as its store is from the past.
+const OUTDATED: &str = "flotilla-outdated";
+
+impl From<HandshakeError> for Status {
+    fn from(error: HandshakeError) -> Self {
+        let mut status = Self::failed_precondition(error.to_string());
+        if matches!(error, HandshakeError::WentBack { .. }) {
+            let yes = AsciiMetadataValue::from_static("yes");
+            status.metadata_mut().insert(OUTDATED, yes);
+        }
+        status
+    }
+}
+
+/// Whether a refusal says that the own store is from the past.
+pub(super) fn is_outdated(status: &Status) -> bool {
+    status.metadata().contains_key(OUTDATED)
 }
 
 /// Bytes as lower-case hex, at most 16 of them: ids of clusters and stores in messages.
@@ -142,6 +193,8 @@ pub fn short_hex(bytes: &[u8]) -> String {
 pub(super) struct Admitted {
     pub(super) peer: Arc<Peer>,
     pub(super) lane: proto::Lane,
+    /// The start of the other process.
+    pub(super) start: u64,
     /// Set if the node is reached at other addresses than were known.
     pub(super) moved: Option<proto::Node>,
 }
@@ -232,16 +285,23 @@ impl Door {
             node,
             lane: handshake.lane,
         })?;
+        let starts: VecDeque<Mark> = handshake.starts.into_iter().map(Mark::from).collect();
+        let lineage = Lineage::new(starts).map_err(|why| HandshakeError::Starts { node, why })?;
+        let newest = lineage.newest().ok_or(HandshakeError::NoStart { node })?;
         let says = proto::Node {
             address: handshake.address,
             status_address: handshake.status_address,
             ..known.clone()
         };
         let moved = (says != known).then(|| Node::try_from(says.clone()).map(|_| says));
+        let moved = moved.transpose().map_err(HandshakeError::Description)?;
+        let met = self.local.marks.meet(NodeId(node), &lineage);
+        met.map_err(|why| HandshakeError::WentBack { node, why })?;
         Ok(Admitted {
             peer: Arc::clone(peer),
             lane,
-            moved: moved.transpose().map_err(HandshakeError::Description)?,
+            start: newest.start,
+            moved,
         })
     }
 }

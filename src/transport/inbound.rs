@@ -1,30 +1,56 @@
 //! Streams of other nodes on their way to the engine.
 
+use std::{future::ready, pin::Pin, sync::Arc};
+
 use flotilla_proto::v1 as proto;
-use flotilla_shards::wire;
+use flotilla_shards::{lineage::Mark, wire};
+use futures_util::{Stream, StreamExt as _, stream};
 use prost::Message as _;
 use tonic::Status;
 
-use super::{Shared, handshake::HandshakeError};
+use super::{
+    Shared,
+    handshake::{Admitted, HandshakeError},
+};
 
-/// Takes frames until the other node ends the stream, or breaks a rule. A malformed frame ends its stream and nothing
-/// else.
+/// The answer to an accepted stream: nothing, until it ends. Whoever polls it takes the frames in.
+pub type Delivery = Pin<Box<dyn Stream<Item = Result<proto::DeliverResponse, Status>> + Send>>;
+
+/// Waits for the handshake of a stream and checks it.
 pub(super) async fn deliver(
-    shared: &Shared,
+    shared: Arc<Shared>,
     mut frames: tonic::Streaming<proto::Frame>,
-) -> Result<proto::DeliverResponse, Status> {
+) -> Result<Delivery, Status> {
     let patience = shared.options.handshake_timeout;
     let first = tokio::time::timeout(patience, frames.message())
         .await
         .map_err(|_| {
             let error = HandshakeError::Late(patience);
             shared.door.note(&error);
-            Status::failed_precondition(error.to_string())
+            Status::from(error)
         })?
-        .map_err(|status| malformed(shared, &status))?;
-    let mut frame = first.unwrap_or_default();
-    let (peer, lane) = shared.admit(frame.handshake.take())?;
-    tracing::debug!(node = %peer.id, ?lane, "stream of node accepted");
+        .map_err(|status| malformed(&shared, &status))?;
+    let mut first = first.unwrap_or_default();
+    let admitted = shared.admit(first.handshake.take())?;
+    tracing::debug!(node = %admitted.peer.id, lane = ?admitted.lane, "stream of node accepted");
+    let end = async move { take(&shared, &admitted, first, frames).await };
+    // Nothing but the end is ever said.
+    Ok(Box::pin(
+        stream::once(end).filter_map(|end| ready(end.err().map(Err))),
+    ))
+}
+
+/// Takes frames until the other node ends the stream, or breaks a rule. A malformed frame ends its stream and nothing
+/// else.
+async fn take(
+    shared: &Shared,
+    Admitted {
+        peer, lane, start, ..
+    }: &Admitted,
+    mut frame: proto::Frame,
+    mut frames: tonic::Streaming<proto::Frame>,
+) -> Result<(), Status> {
+    let (start, marks) = (*start, &shared.door.local().marks);
     let mut stopped = std::pin::pin!(shared.stopped());
     loop {
         if frame.handshake.is_some() {
@@ -33,7 +59,11 @@ pub(super) async fn deliver(
                 "only the first frame of a stream may hold a handshake",
             ));
         }
-        peer.heard(lane, frame.messages.len(), frame.encoded_len());
+        peer.heard(*lane, frame.messages.len(), frame.encoded_len());
+        if frame.written > 0 {
+            let written = frame.written;
+            marks.hear(peer.id, Mark { start, written });
+        }
         if let Some(alive) = frame.alive {
             peer.heard_time(alive.wall_ms);
             shared.inbound.alive(peer.id, alive.incarnation);
@@ -59,7 +89,7 @@ pub(super) async fn deliver(
             biased;
             next = frames.message() => match next {
                 Ok(Some(frame)) => frame,
-                Ok(None) => return Ok(proto::DeliverResponse {}),
+                Ok(None) => return Ok(()),
                 Err(status) => return Err(malformed(shared, &status)),
             },
             () = &mut stopped => return Err(Status::unavailable("the node is shutting down")),

@@ -7,13 +7,22 @@ use std::{
 };
 
 use flotilla_proto::v1::{self as proto, peer_client::PeerClient};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
-use super::{Shared, TransportOptions, handshake::Repeats, innermost, peers::Peer, queue::Frames};
+use super::{
+    Shared, TransportOptions,
+    handshake::{Repeats, is_outdated},
+    innermost,
+    peers::Peer,
+    queue::Frames,
+};
 use crate::answers::Readable;
 
 /// Tries that may fail before it is told: the first ones do in the ordinary course of starts and stops.
 const QUIET_FAILURES: u32 = 2;
+
+/// How long the other node may take to accept a stream or refuse it. It answers at once, if it is able to.
+const ACCEPT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How a connection ended.
 enum End {
@@ -88,22 +97,29 @@ async fn connection(
         shared.handshake(peer.id, lane),
         shared.options.frame_bytes,
         shared.options.max_frame_bytes,
+        Arc::clone(&shared.door.local().marks),
     );
     let mut client = PeerClient::new(Readable(channel));
-    let mut delivery = std::pin::pin!(client.deliver(frames));
-    // The peer says nothing while all is well: a handshake that is not refused soon is accepted.
-    let result = tokio::select! {
-        result = &mut delivery => result,
-        () = sleep(shared.options.handshake_timeout / 10) => {
+    let accepted = timeout(ACCEPT_TIMEOUT, client.deliver(frames)).await;
+    let Ok(accepted) = accepted else {
+        return End::Broken("the node does not answer a handshake".to_owned());
+    };
+    let result = match accepted {
+        Ok(answer) => {
             *failures = 0;
             peer.link_up(lane);
             tracing::info!(node = %peer.id, address, ?lane, "connected to node");
-            delivery.await
+            // The peer says nothing while all is well.
+            answer.into_inner().message().await
         }
+        Err(status) => Err(status),
     };
     match result {
         Ok(_) => End::Broken("the node ended the stream".to_owned()),
         Err(status) if status.code() == tonic::Code::FailedPrecondition => {
+            if is_outdated(&status) {
+                shared.inbound.outdated(status.message().to_owned());
+            }
             End::Broken(format!("refused: {}", status.message()))
         }
         Err(status) => End::Broken(innermost(&status)),

@@ -39,18 +39,23 @@ use flotilla_shards::{
 use smallvec::SmallVec;
 use tokio::sync::watch;
 
+use crate::marks::Marks;
+
 use self::{
-    handshake::{Admitted, Door, HandshakeError},
+    handshake::{Admitted, Door},
     peers::{Peer, Peers},
     queue::Queued,
     snapshot::{SendJob, SendOutcome, Senders, SnapshotRefused, SnapshotSink},
 };
 
-pub use self::snapshot::{OpenSnapshot, SnapshotSource};
+pub use self::{
+    inbound::Delivery,
+    snapshot::{OpenSnapshot, SnapshotSource},
+};
 use crate::clock::wall_ms;
 
 /// Version of what nodes say to each other; both ends must have the same.
-pub const PROTOCOL: u32 = 1;
+pub const PROTOCOL: u32 = 2;
 
 /// Who this node is.
 #[derive(Clone, Debug)]
@@ -65,6 +70,8 @@ pub struct LocalNode {
     pub address: String,
     /// host:port of its status server.
     pub status_address: String,
+    /// How far its store is, which it tells, and how far those of others were seen.
+    pub marks: Arc<Marks>,
 }
 
 /// Bounds and times of the transport.
@@ -83,8 +90,7 @@ pub struct TransportOptions {
     pub keepalive_interval: Duration,
     /// A connection whose ping is not answered within this time is broken.
     pub keepalive_timeout: Duration,
-    /// How long a stream may stay without its handshake, and how long a handshake must have gone unrefused to count as
-    /// accepted (a tenth of it).
+    /// How long a stream may stay without its handshake.
     pub handshake_timeout: Duration,
     /// First pause before a connection is tried again; doubles from try to try.
     pub backoff_first: Duration,
@@ -133,6 +139,9 @@ pub trait Inbound: Send + Sync + 'static {
 
     /// Another node says that it lives; `incarnation` differs at each of its starts.
     fn alive(&self, from: NodeId, incarnation: u64);
+
+    /// A node has seen this one's store further than it is now, and lets it in no more: its folder is from the past.
+    fn outdated(&self, reason: String);
 
     /// The link to a node broke; messages that were on their way may be lost.
     fn unreachable(&self, node: NodeId);
@@ -290,15 +299,16 @@ impl Transport {
         snapshot::send(&self.shared, SendJob::new(node, shard, source, done));
     }
 
-    /// A stream of frames of another node: `Peer.Deliver`. Returns when the other node ends it.
+    /// A stream of frames of another node: `Peer.Deliver`. Returns once its handshake is accepted; the frames are taken in
+    /// as the answer is polled.
     ///
     /// # Errors
-    /// A refused handshake, a malformed frame, or a broken stream, as status.
+    /// A refused handshake as status; the answer ends with one after a malformed frame or when the stream breaks.
     pub async fn deliver(
         &self,
         frames: tonic::Streaming<proto::Frame>,
-    ) -> Result<proto::DeliverResponse, tonic::Status> {
-        inbound::deliver(&self.shared, frames).await
+    ) -> Result<Delivery, tonic::Status> {
+        inbound::deliver(Arc::clone(&self.shared), frames).await
     }
 
     /// A shard's state from another node: `Peer.InstallSnapshot`.
@@ -357,28 +367,21 @@ impl Shared {
             lane: lane.into(),
             address: local.address.clone(),
             status_address: local.status_address.clone(),
+            starts: (local.marks.lineage().starts()).map(Into::into).collect(),
         }
     }
 
     /// Checks the handshake of another node's stream, and counts and logs a refusal. Takes over the addresses that a node
     /// says it has now.
-    fn admit(
-        &self,
-        handshake: Option<proto::Handshake>,
-    ) -> Result<(Arc<Peer>, proto::Lane), tonic::Status> {
-        let Admitted { peer, lane, moved } =
-            self.door
-                .admit(handshake)
-                .map_err(|error: HandshakeError| {
-                    tonic::Status::failed_precondition(error.to_string())
-                })?;
-        if let Some(node) = moved {
-            tracing::info!(node = %peer.id, address = node.address, "the node has another address now");
+    fn admit(&self, handshake: Option<proto::Handshake>) -> Result<Admitted, tonic::Status> {
+        let mut admitted = self.door.admit(handshake).map_err(tonic::Status::from)?;
+        if let Some(node) = admitted.moved.take() {
+            tracing::info!(node = %admitted.peer.id, address = node.address, "the node has another address now");
             self.peers
                 .update(node.clone(), &self.options, &self.metrics);
             self.inbound.moved(node);
         }
-        Ok((peer, lane))
+        Ok(admitted)
     }
 }
 

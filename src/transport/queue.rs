@@ -24,6 +24,8 @@ use futures_util::Stream;
 use parking_lot::Mutex;
 use prost::Message as _;
 
+use crate::marks::Marks;
+
 /// A message that waits, with the share of the queue's bound that it takes.
 #[derive(Debug)]
 pub struct Queued {
@@ -214,6 +216,7 @@ pub struct Frames {
     taken: VecDeque<Queued>,
     frame_bytes: usize,
     max_frame_bytes: usize,
+    marks: Arc<Marks>,
     /// A message that was converted and did not fit into the frame before.
     carried: Option<(proto::ShardMessage, usize)>,
 }
@@ -229,6 +232,7 @@ impl Frames {
         handshake: proto::Handshake,
         frame_bytes: usize,
         max_frame_bytes: usize,
+        marks: Arc<Marks>,
     ) -> Self {
         let stream = {
             let mut waiting = queue.waiting.lock();
@@ -242,6 +246,7 @@ impl Frames {
             taken: VecDeque::new(),
             frame_bytes,
             max_frame_bytes,
+            marks,
             carried: None,
         }
     }
@@ -292,6 +297,8 @@ impl Frames {
             handshake: None,
             messages,
             alive,
+            // Read after the messages were taken, which came after the writes that they rest on.
+            written: self.marks.written(),
         })
     }
 }
@@ -379,6 +386,7 @@ mod tests {
             proto::Handshake::default(),
             frame_bytes,
             1 << 20,
+            Arc::default(),
         );
         let first = frames.next().now_or_never().flatten().expect("handshake");
         assert!(first.handshake.is_some() && first.messages.is_empty());

@@ -29,7 +29,11 @@ use tokio::{
 };
 use tonic::Status;
 
-use super::{Shared, TransportOptions, handshake::HandshakeError, innermost};
+use super::{
+    Shared, TransportOptions,
+    handshake::{Admitted, HandshakeError},
+    innermost,
+};
 use crate::answers::Readable;
 
 /// Chunks that may be ready ahead of the network, or of the disk on the other side.
@@ -326,7 +330,7 @@ pub(super) async fn receive(
         })??
         .unwrap_or_default();
     let header = first.header.take().unwrap_or_default();
-    let (peer, _) = shared.admit(header.handshake)?;
+    let Admitted { peer, .. } = shared.admit(header.handshake)?;
     let (shard, message) = announced(header.message).map_err(|reason| {
         shared.metrics.malformed_messages.inc();
         Status::invalid_argument(format!("the snapshot's announcing message: {reason}"))

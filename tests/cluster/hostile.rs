@@ -206,12 +206,15 @@ fn messages_that_are_none_are_refused_by_every_method() {
 fn a_peer_that_is_none_is_refused_and_one_that_breaks_the_protocol_is_cut_off() {
     let cluster = cluster();
     let client = || PeerClient::new(channel(&cluster, 0));
-    let identify = |node| {
+    let identify = |node, asker| {
         let mut client = PeerClient::new(channel(&cluster, node));
-        let answer = cluster.block_on(client.identify(v1::IdentifyRequest {}));
+        let request = v1::IdentifyRequest { node_id: asker };
+        let answer = cluster.block_on(client.identify(request));
         answer.expect("any node may ask").into_inner()
     };
-    let (ours, theirs) = (identify(0), identify(1));
+    let theirs = identify(1, 0);
+    let ours = identify(0, theirs.node_id);
+    let newest = ours.seen.expect("they have met");
     let good = v1::Handshake {
         protocol: ours.protocol,
         cluster_id: ours.genesis.clone().expect("it is initialized").cluster_id,
@@ -221,16 +224,23 @@ fn a_peer_that_is_none_is_refused_and_one_that_breaks_the_protocol_is_cut_off() 
         lane: v1::Lane::Bulk.into(),
         address: theirs.address.clone(),
         status_address: theirs.status_address.clone(),
+        starts: vec![newest],
     };
     let frame = |handshake: Option<v1::Handshake>, messages| v1::Frame {
         handshake,
         messages,
-        alive: None,
+        ..v1::Frame::default()
     };
     let deliver = |frames: Vec<v1::Frame>| {
-        let answer = cluster.block_on(client().deliver(tokio_stream::iter(frames)));
-        answer
-            .map(drop)
+        let mut client = client();
+        let end = cluster.block_on(async {
+            let mut answer = client
+                .deliver(tokio_stream::iter(frames))
+                .await?
+                .into_inner();
+            answer.message().await
+        });
+        end.map(|said| assert_eq!(said, None))
             .map_err(|status| status.message().to_owned())
     };
     assert_eq!(deliver(vec![frame(Some(good.clone()), Vec::new())]), Ok(()));
@@ -294,6 +304,19 @@ fn a_peer_that_is_none_is_refused_and_one_that_breaks_the_protocol_is_cut_off() 
                     Vec::new(),
                 )],
                 "twin node",
+            ),
+            (
+                vec![frame(
+                    Some(v1::Handshake {
+                        starts: vec![v1::StoreMark {
+                            start: !newest.start,
+                            written: 0,
+                        }],
+                        ..good.clone()
+                    }),
+                    Vec::new(),
+                )],
+                "its data folder went back in time",
             ),
             (vec![frame(Some(good.clone()), vec![unknown])], "4711"),
             (

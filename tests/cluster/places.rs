@@ -1,6 +1,6 @@
 //! Where nodes and leaders are: nodes that move, folders that are somewhere else than they belong, the first leaders.
 
-use std::{process::Command, time::Duration};
+use std::{fs, path::Path, process::Command, time::Duration};
 
 use flotilla_proto::v1::{Consistency, show_shard_request::Which};
 use flotilla_shards::genesis::GENESIS_TERM;
@@ -130,6 +130,91 @@ fn a_copy_of_a_folder_whose_node_runs_is_refused() {
     );
     let found = cluster.ask(0, get("key", Consistency::Linearizable), TIMEOUT);
     found.expect("the first one runs on");
+}
+
+/// Moves the data folder of a node out of the way and puts a copy of `from` there.
+fn replace(cluster: &Cluster, node: usize, from: &Path, away: &Path) {
+    fs::rename(cluster.data(node), away).expect("the folder can be moved");
+    copy(from, &cluster.data(node));
+}
+
+fn copy(from: &Path, to: &Path) {
+    let copied = Command::new("cp").arg("-r").args([from, to]).status();
+    assert!(copied.expect("cp").success());
+}
+
+#[test]
+fn a_folder_from_the_past_is_refused_and_what_was_acknowledged_stays() {
+    let mut cluster = Cluster::start(Plan::default());
+    let keys = |batch: u32| (0..20).map(move |number| format!("{batch}-{number}"));
+    let write = |cluster: &Cluster, batch| {
+        for key in keys(batch) {
+            cluster
+                .ask(0, put(&key, "kept"), TIMEOUT)
+                .expect("a quorum");
+        }
+    };
+    write(&cluster, 1);
+    let back = 1;
+    let (old, new) = (cluster.folder().join("old"), cluster.folder().join("new"));
+    assert_eq!(cluster.terminate(back).code(), Some(0));
+    copy(&cluster.data(back), &old);
+    cluster.start_node(back);
+    cluster.until_serves(back);
+    write(&cluster, 2);
+    // What the others know of it outlives them.
+    for other in [0, 2] {
+        cluster.terminate(other);
+        cluster.start_node(other);
+        cluster.until_serves(other);
+    }
+    cluster.kill(back);
+
+    replace(&cluster, back, &old, &new);
+    let (code, text) = end(cluster.node_command(back));
+    assert_eq!(code, Some(11), "{text}");
+    for part in [
+        "its data folder went back in time",
+        "put its newest data folder back",
+    ] {
+        assert!(text.contains(part), "{text:?} lacks {part:?}");
+    }
+    write(&cluster, 3);
+
+    // Nobody is there to ask when it starts: it learns it when the others come.
+    for other in [0, 2] {
+        cluster.kill(other);
+    }
+    cluster.start_node(back);
+    cluster.until("it answers, alone", |cluster| {
+        cluster.status(back).is_some()
+    });
+    for other in [0, 2] {
+        cluster.start_node(other);
+    }
+    assert_eq!(
+        cluster.wait(back).code(),
+        Some(11),
+        "{}",
+        cluster.logged(back)
+    );
+    assert!(
+        cluster
+            .logged(back)
+            .contains("another node refuses this one: node")
+    );
+    cluster.until_serves(0);
+    cluster.until_serves(2);
+
+    fs::remove_dir_all(cluster.data(back)).expect("the copy can be removed");
+    fs::rename(&new, cluster.data(back)).expect("the folder can be moved");
+    cluster.start_node(back);
+    cluster.until_all_serve();
+    for key in (1..=3).flat_map(keys) {
+        let found = cluster.ask(back, get(&key, Consistency::Linearizable), TIMEOUT);
+        assert_eq!(found.map(value).expect("a quorum").as_deref(), Some("kept"));
+    }
+    cluster.assert_replicas_agree();
 }
 
 #[test]

@@ -37,6 +37,8 @@ pub enum Fault {
     BitFlip,
     /// A node comes back with an empty disk, and so under another identity: its replicas are lost.
     WipedDisk,
+    /// A node's disk is put back to what it was some time ago: it must be refused by those who have seen it since.
+    RolledBackDisk,
     /// A node's clocks run faster or slower.
     ClockRate,
     /// A node's wall clock jumps.
@@ -51,7 +53,7 @@ pub enum Fault {
 
 impl Fault {
     /// All kinds.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 23] = [
         Self::Loss,
         Self::Duplication,
         Self::Delay,
@@ -69,6 +71,7 @@ impl Fault {
         Self::FullDisk,
         Self::BitFlip,
         Self::WipedDisk,
+        Self::RolledBackDisk,
         Self::ClockRate,
         Self::ClockJump,
         Self::ClockFreeze,

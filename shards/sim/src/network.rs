@@ -4,9 +4,11 @@
 //! Frames of a lane arrive in order, as on a stream, unless a fault says otherwise.
 
 use std::collections::VecDeque;
+use std::rc::Rc;
 
 use fastrand::Rng;
 use flotilla_shards::ids::ShardId;
+use flotilla_shards::lineage::Lineage;
 use flotilla_shards::raft::Message;
 
 use crate::fault::{Fault, FaultCounts};
@@ -27,6 +29,10 @@ pub(crate) struct Frame {
     pub(crate) messages: Vec<(ShardId, Message)>,
     /// The sender's word that it lives, with the number of its start.
     pub(crate) alive: Option<u64>,
+    /// What the handshake of the stream said: the starts of the sender's store.
+    pub(crate) starts: Rc<Lineage>,
+    /// Synced writes of the sender's store.
+    pub(crate) written: u64,
 }
 
 #[derive(Clone, Debug, Default)]

@@ -230,7 +230,9 @@ fn faults(rng: &mut Rng, nodes: usize) -> Vec<(Fault, u64)> {
         }
         let rare = match fault {
             // These take a node away for the rest of the run.
-            Fault::BitFlip | Fault::WipedDisk => rng.u8(..3) > 0 || nodes < 3,
+            Fault::BitFlip | Fault::WipedDisk | Fault::RolledBackDisk => {
+                rng.u8(..3) > 0 || nodes < 3
+            }
             _ => false,
         };
         if rare {

@@ -11,6 +11,7 @@ use flotilla_shards::{
     ids::ShardId,
     kv::{MemoryState, StateBatch, StateMachine, StateView},
     limits::Limits,
+    lineage::Mark,
     raft::{Entry, EntryKind, Index, Message, Role, Term},
 };
 use futures_util::future::{BoxFuture, FutureExt as _};
@@ -181,6 +182,10 @@ impl Inbound for NoInbound {
 
     fn alive(&self, _: NodeId, _: u64) {}
 
+    fn outdated(&self, reason: String) {
+        panic!("{reason}");
+    }
+
     fn unreachable(&self, _: NodeId) {}
 
     fn moved(&self, _: proto::Node) {}
@@ -206,6 +211,10 @@ pub(super) struct Folder {
 impl ClusterBootstrap for Folder {
     fn identity(&self) -> proto::IdentifyResponse {
         self.identity.lock().clone()
+    }
+
+    fn seen(&self, _: NodeId) -> Option<Mark> {
+        None
     }
 
     fn join(&self) -> Vec<String> {
@@ -304,6 +313,7 @@ impl Node {
             store_id: Bytes::new(),
             address: String::new(),
             status_address: String::new(),
+            marks: Arc::default(),
         };
         let transport = Transport::start(
             local,

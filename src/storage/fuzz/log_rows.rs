@@ -21,6 +21,8 @@ use crate::{
 #[derive(Debug, PartialEq)]
 pub(super) enum Row {
     Identity(proto::Identity),
+    Starts(proto::StoreStarts),
+    Marks(proto::StoreMarks),
     HardState(HardState),
     Compacted(EntryId),
     Entry(Entry),
@@ -31,6 +33,8 @@ impl Row {
         let encoded = key.encode();
         match key {
             Key::Identity => rows::unseal(encoded.as_ref(), value).map(Self::Identity),
+            Key::Starts => rows::unseal(encoded.as_ref(), value).map(Self::Starts),
+            Key::Marks => rows::unseal(encoded.as_ref(), value).map(Self::Marks),
             Key::HardState(_) => {
                 rows::hard_state_from_row(encoded.as_ref(), value).map(Self::HardState)
             }
@@ -46,6 +50,8 @@ impl Row {
         let key = key.as_ref();
         match self {
             Self::Identity(row) => rows::seal(key, row, &mut value),
+            Self::Starts(row) => rows::seal(key, row, &mut value),
+            Self::Marks(row) => rows::seal(key, row, &mut value),
             Self::HardState(row) => rows::seal(key, &wire::encode_hard_state(*row), &mut value),
             Self::Compacted(row) => rows::seal(key, &rows::compacted_to_row(*row), &mut value),
             Self::Entry(row) => rows::seal(key, &wire::encode_entry(row.clone()), &mut value),
@@ -63,11 +69,20 @@ pub(super) fn sealed(key: Key, body: &[u8]) -> Vec<u8> {
 pub(super) fn any_key(data: &mut &[u8]) -> Key {
     let kind = byte(data);
     let (shard, index) = (ShardId(number(data)), Index(number(data)));
-    match kind % 4 {
+    match kind % 6 {
         0 => Key::Identity,
         1 => Key::HardState(shard),
         2 => Key::Compacted(shard),
+        4 => Key::Starts,
+        5 => Key::Marks,
         _ => Key::Entry(shard, index),
+    }
+}
+
+fn mark(term: Term, index: Index) -> proto::StoreMark {
+    proto::StoreMark {
+        start: term.0,
+        written: index.0,
     }
 }
 
@@ -80,6 +95,16 @@ pub(super) fn any_row(key: Key, data: &mut &[u8]) -> Row {
             store_id: Bytes::copy_from_slice(data),
             genesis: None,
             node_id: index.0,
+        }),
+        Key::Starts => Row::Starts(proto::StoreStarts {
+            starts: vec![mark(term, index)],
+        }),
+        Key::Marks => Row::Marks(proto::StoreMarks {
+            written: number(data),
+            others: vec![proto::SeenMark {
+                node_id: number(data),
+                mark: Some(mark(term, index)),
+            }],
         }),
         Key::HardState(_) => Row::HardState(HardState {
             term,
@@ -173,10 +198,13 @@ mod tests {
         let seeds = [
             key(Key::Identity),
             key(Key::HardState(ShardId(2))),
+            key(Key::Marks),
             [&key(Key::Entry(ShardId(2), Index(5)))[..], &entry].concat(),
             b"\x01\x01\x02\x00\x08\x03\x10\x01\x18\x05".to_vec(),
             b"\x01\x02\x02\x00\x08\x05\x10\x03".to_vec(),
             [b"\x01\x03\x02\x05", &entry[4..]].concat(),
+            b"\x01\x04\x00\x00\x0a\x02\x10\x05".to_vec(),
+            b"\x02\x05\x00\x00\x04\x00\x00\x02\x03\x10\x03\x05\x07\x02".to_vec(),
             b"\x02\x00\x00\x00\x00\x00\x00\x00\x03\x10\x01\x01store".to_vec(),
             b"\x02\x01\x02\x00\x02\x02\x00\x01\x03\x10\x03\x05\x01".to_vec(),
             b"\x02\x02\x02\x00\x02\x03\x00\x02\x03\x10\x03\x05".to_vec(),

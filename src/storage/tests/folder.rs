@@ -1,5 +1,6 @@
 //! Whose folder it is, and who may have it.
 
+use flotilla_shards::lineage::{Lineage, Mark};
 use tempfile::tempdir;
 
 use super::*;
@@ -78,6 +79,56 @@ fn parts_that_do_not_belong_together_are_refused_by_name() {
     }
     // The originals still open.
     open(ours.path(), &small()).unwrap().recover().unwrap();
+}
+
+#[test]
+fn a_store_counts_its_synced_writes_and_remembers_other_stores() {
+    let folder = tempdir().unwrap();
+    let other = Mark {
+        start: 77,
+        written: 5,
+    };
+    let stores = adopted(folder.path(), 1);
+    let marks = stores.log.marks();
+    let (first, before) = (marks.lineage().newest().unwrap(), marks.written());
+    let mut theirs = Lineage::default();
+    theirs.begin(other);
+    marks.meet(NodeId(2), &theirs).unwrap();
+    stores
+        .log
+        .write(&[append(2, hard_state(6, 5), vec![entry(6, 6, "x")])], &[])
+        .unwrap();
+    assert_eq!(marks.written(), before + 1);
+    let copied = tempdir().unwrap();
+    copy(folder.path(), copied.path());
+    let later = Mark {
+        written: 9,
+        ..other
+    };
+    marks.hear(NodeId(2), later);
+    stores.log.write_marks().unwrap();
+    assert_eq!(marks.written(), before + 1, "nothing rests on it");
+    stores
+        .log
+        .write(&[append(2, hard_state(7, 5), vec![])], &[])
+        .unwrap();
+    let seen = Mark {
+        start: first.start,
+        written: marks.written(),
+    };
+    drop(stores);
+
+    let stores = open(folder.path(), &small()).unwrap();
+    let marks = stores.log.marks();
+    assert_eq!(marks.written(), before + 2);
+    assert_eq!(marks.seen(NodeId(2)), Some(later));
+    assert!(marks.lineage().starts().any(|start| start == first));
+    assert_eq!(marks.lineage().follows(seen), Ok(()));
+
+    let past = open(copied.path(), &small()).unwrap();
+    let marks = past.log.marks();
+    assert_eq!(marks.seen(NodeId(2)), Some(other));
+    assert!(marks.lineage().follows(seen).is_err());
 }
 
 #[test]

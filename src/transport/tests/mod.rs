@@ -30,6 +30,7 @@ struct Arrived {
     messages: Vec<(NodeId, ShardId, Message)>,
     alive: Vec<(NodeId, u64)>,
     broken: Vec<NodeId>,
+    outdated: Vec<String>,
     moved: Vec<proto::Node>,
     snapshots: Vec<(ShardId, Message, Vec<proto::SnapshotRow>)>,
     refuse_snapshots: Option<SnapshotRefused>,
@@ -79,6 +80,10 @@ impl Inbound for Inbox {
     fn alive(&self, node: NodeId, incarnation: u64) {
         self.0
             .note(|arrived| arrived.alive.push((node, incarnation)));
+    }
+
+    fn outdated(&self, reason: String) {
+        self.0.note(|arrived| arrived.outdated.push(reason));
     }
 
     fn unreachable(&self, node: NodeId) {
@@ -144,10 +149,12 @@ struct Service(Transport);
 
 #[tonic::async_trait]
 impl peer_server::Peer for Service {
+    type DeliverStream = Delivery;
+
     async fn deliver(
         &self,
         request: Request<Streaming<proto::Frame>>,
-    ) -> Result<Response<proto::DeliverResponse>, Status> {
+    ) -> Result<Response<Delivery>, Status> {
         self.0
             .deliver(request.into_inner())
             .await
@@ -182,6 +189,7 @@ struct Node {
     transport: Transport,
     recorder: Arc<Recorder>,
     metrics: Arc<Metrics>,
+    marks: Arc<Marks>,
     address: SocketAddr,
     server: Option<Runtime>,
 }
@@ -244,7 +252,10 @@ impl Node {
         let address = listener.local_addr().expect("an address");
         let recorder = Arc::<Recorder>::default();
         let metrics = Arc::new(Metrics::new().expect("metrics"));
+        let marks = Arc::<Marks>::default();
+        marks.begin(id);
         let local = LocalNode {
+            marks: Arc::clone(&marks),
             cluster_id: Bytes::from_static(cluster),
             node_id: NodeId(id),
             store_id,
@@ -263,6 +274,7 @@ impl Node {
             transport,
             recorder,
             metrics,
+            marks,
             address,
             server: Some(server),
         }
@@ -287,6 +299,11 @@ impl Drop for Node {
         self.transport.stop();
         self.stop_serving();
     }
+}
+
+/// A start of a store with so many writes.
+fn start(start: u64, written: u64) -> proto::StoreMark {
+    proto::StoreMark { start, written }
 }
 
 async fn pair(options: TransportOptions) -> (Node, Node) {
@@ -426,6 +443,16 @@ async fn an_urgent_message_does_not_wait_behind_bulk() {
     );
 }
 
+/// How an accepted stream of these frames ends.
+async fn end_of<const N: usize>(
+    client: &mut PeerClient<Channel>,
+    frames: [proto::Frame; N],
+) -> Result<(), Status> {
+    let answer = client.deliver(tokio_stream::iter(frames)).await;
+    let mut answer = answer.expect("the handshake is accepted").into_inner();
+    answer.message().await.map(|said| assert_eq!(said, None))
+}
+
 /// What `to` says to a stream that begins with this handshake.
 async fn refusal(to: &Node, handshake: proto::Handshake) -> String {
     let mut client = to.client().await;
@@ -455,6 +482,7 @@ async fn strangers_are_refused_with_an_error_that_names_both_sides() {
         lane: proto::Lane::Urgent.into(),
         address: "127.0.0.1:1".to_owned(),
         status_address: String::new(),
+        starts: vec![start(1, 5)],
     };
     let cases = [
         (
@@ -522,6 +550,22 @@ async fn strangers_are_refused_with_an_error_that_names_both_sides() {
             "node 1: address \"nowhere\" is not host:port",
             HandshakeRefusal::Malformed,
         ),
+        (
+            proto::Handshake {
+                starts: Vec::new(),
+                ..good.clone()
+            },
+            "node 1 does not say when its store was started",
+            HandshakeRefusal::Malformed,
+        ),
+        (
+            proto::Handshake {
+                starts: vec![start(1, 5), start(2, 4)],
+                ..good.clone()
+            },
+            "node 1 says of the starts of its store makes no sense",
+            HandshakeRefusal::Malformed,
+        ),
     ];
     for (handshake, expected, label) in cases {
         let before = b.metrics.handshakes_refused.of(label).get();
@@ -531,16 +575,57 @@ async fn strangers_are_refused_with_an_error_that_names_both_sides() {
     }
 
     let mut client = b.client().await;
-    client
-        .deliver(tokio_stream::iter([proto::Frame {
-            handshake: Some(good),
-            ..proto::Frame::default()
-        }]))
-        .await
-        .expect("the right one is let in");
+    let good = proto::Frame {
+        handshake: Some(good),
+        ..proto::Frame::default()
+    };
+    let end = end_of(&mut client, [good]).await;
+    end.expect("the right one is let in, and may end");
     let silent = client.deliver(tokio_stream::pending()).await;
     let status = silent.expect_err("silence is no handshake");
     assert!(status.message().contains("no handshake came"), "{status}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_from_the_past_is_refused_and_told_so() {
+    let (a, b) = pair(options()).await;
+    // What it has written travels with whatever is sent.
+    a.marks.advance(7);
+    let heard = || {
+        a.transport.send(vec![heartbeat(2, 1, 1)]);
+        b.marks.seen(NodeId(1)).map(|mark| mark.written)
+    };
+    eventually("heard of 7 writes", || heard() == Some(7)).await;
+    drop(a);
+
+    // A copy of the store after 3 writes; then the store itself.
+    let start_of = |written, start| {
+        let (node, address) = (entry_of(2, b.address), b.address);
+        async move {
+            let again = Node::start(1, b"cluster", options()).await;
+            again.marks.advance(written);
+            again.marks.begin(start);
+            again.transport.update_peer(node);
+            (again, address)
+        }
+    };
+    let (copy, _) = start_of(3, 100).await;
+    let reason = copy.recorder.until(|arrived| arrived.outdated.pop()).await;
+    let expected = "node 1 must not take part: its data folder went back in time: it was seen after 7 synced writes";
+    assert!(reason.contains(expected), "{reason}");
+    assert!(
+        b.metrics
+            .handshakes_refused
+            .of(HandshakeRefusal::WentBack)
+            .get()
+            > 0
+    );
+    drop(copy);
+    let (good, _) = start_of(7, 101).await;
+    good.transport.send(vec![heartbeat(2, 1, 1)]);
+    let met = || b.marks.seen(NodeId(1)).map(|mark| mark.start);
+    eventually("met in its new run", || met() == Some(101)).await;
+    assert!(good.recorder.arrived.lock().outdated.is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -580,8 +665,7 @@ async fn garbage_ends_its_stream_and_nothing_else() {
             ..proto::Frame::default()
         },
     ];
-    let status = client
-        .deliver(tokio_stream::iter(frames))
+    let status = end_of(&mut client, frames)
         .await
         .expect_err("an unknown kind");
     assert_eq!(status.code(), tonic::Code::InvalidArgument);
@@ -591,8 +675,7 @@ async fn garbage_ends_its_stream_and_nothing_else() {
         handshake: Some(handshake),
         ..proto::Frame::default()
     };
-    let status = client
-        .deliver(tokio_stream::iter([twice.clone(), twice]))
+    let status = end_of(&mut client, [twice.clone(), twice])
         .await
         .expect_err("a second handshake");
     assert_eq!(status.code(), tonic::Code::InvalidArgument);

@@ -16,6 +16,7 @@ mod promises;
 mod requests;
 mod session_answers;
 mod state_hash;
+mod stores;
 mod tiling;
 
 use std::collections::VecDeque;
@@ -30,6 +31,7 @@ use crate::node::{Handle, Node};
 use crate::trace::{hash_bytes, mix};
 
 pub(crate) use convergence::{behind, diverged};
+pub(crate) use stores::judged;
 
 /// A broken invariant.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -123,6 +125,7 @@ pub(crate) struct Checks {
     pub(crate) sessions: session_answers::SessionAnswers,
     pub(crate) reads: fresh_reads::FreshReads,
     pub(crate) requests: requests::Requests,
+    pub(crate) stores: stores::Stores,
 }
 
 impl Checks {
@@ -137,6 +140,7 @@ impl Checks {
             sessions: session_answers::SessionAnswers::default(),
             reads: fresh_reads::FreshReads::default(),
             requests: requests::Requests::new(nodes),
+            stores: stores::Stores::new(nodes),
         }
     }
 
@@ -250,5 +254,6 @@ impl Checks {
     /// A node's process ended.
     pub(crate) fn ended(&mut self, at: usize) {
         self.requests.ended(at);
+        self.stores.ended(at);
     }
 }

@@ -9,6 +9,7 @@ use std::rc::Rc;
 
 use flotilla_shards::engine::{Compaction, LogAppend, LogReader};
 use flotilla_shards::ids::ShardId;
+use flotilla_shards::lineage::{Acquaintances, Lineage};
 use flotilla_shards::raft::{Entry, EntryId, HardState, Index, Term, size::entry_size};
 use flotilla_shards::recovery::RecoveredLog;
 
@@ -82,9 +83,11 @@ enum Operation {
 }
 
 /// Everything that goes to the disk at once.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct LogWrite {
     operations: Vec<(ShardId, Operation)>,
+    /// What it says of this store and of others.
+    marks: Option<Marks>,
     pub(crate) sync: bool,
     pub(crate) entries: usize,
     pub(crate) bytes: u64,
@@ -120,12 +123,33 @@ impl LogWrite {
         }
         write
     }
+
+    /// The same, saying this too.
+    pub(crate) fn with_marks(self, marks: Marks) -> Self {
+        Self {
+            marks: Some(marks),
+            sync: true,
+            ..self
+        }
+    }
+
+    /// Writes of the store that are synced with it, if it says so.
+    pub(crate) fn written(&self) -> Option<u64> {
+        self.marks.as_ref().map(|marks| marks.written)
+    }
+}
+
+/// How far this store is, and how far those of other nodes were seen.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Marks {
+    pub(crate) written: u64,
+    pub(crate) others: Acquaintances,
 }
 
 type Logs = BTreeMap<ShardId, ShardLog>;
 
 /// The log of one node.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct LogDisk {
     /// As the node reads it.
     current: Logs,
@@ -135,6 +159,10 @@ pub(crate) struct LogDisk {
     unsynced: VecDeque<LogWrite>,
     /// Entries whose rows no longer match their checksums.
     damaged: BTreeSet<(ShardId, Index)>,
+    /// The starts from this disk.
+    pub(crate) starts: Lineage,
+    /// The durable marks.
+    pub(crate) marks: Marks,
 }
 
 impl LogDisk {
@@ -170,8 +198,20 @@ impl LogDisk {
         }
     }
 
+    /// What the disk would be found to be after a crash now that drops everything unsynced.
+    pub(crate) fn image(&self) -> Self {
+        Self {
+            current: self.durable.clone(),
+            unsynced: VecDeque::new(),
+            ..self.clone()
+        }
+    }
+
     fn persist(&mut self, writes: usize) {
         for write in self.unsynced.drain(..writes) {
+            if let Some(marks) = write.marks {
+                self.marks = marks;
+            }
             for (shard, operation) in write.operations {
                 if let Operation::Append(entries) = &operation
                     && !self.damaged.is_empty()

@@ -19,14 +19,14 @@ use super::Unsynced;
 use crate::trace::hash_bytes;
 
 /// One batch: its rows, and how far it brings which shards.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Batch {
     rows: Vec<(Bytes, Option<Bytes>)>,
     applied: Vec<(ShardId, Index)>,
 }
 
 /// The state of one node.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct StateDisk {
     map: Arc<RangeMap>,
     current: MemoryState,
@@ -69,6 +69,16 @@ impl StateDisk {
         self.durable_applied = (self.replicas().into_iter())
             .map(|state| (state.descriptor.shard, state.applied_index))
             .collect();
+    }
+
+    /// What a crash that drops everything unflushed would leave now.
+    pub(crate) fn image(&self) -> Self {
+        let mut image = Self {
+            pending: VecDeque::new(),
+            ..self.clone()
+        };
+        image.reopen();
+        image
     }
 
     /// Writes a batch of the applier that brings these shards so far.

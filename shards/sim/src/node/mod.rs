@@ -8,6 +8,7 @@
 //! | [`Applier`]: rounds, one batch, flushes, installations in order with entries | `runtime::applier` |
 //! | [`NodeCall`] and [`router::Router`]: what carries out the decisions about a request | `server::call`, `router` |
 //! | frames and snapshots (`sim`) | `transport` |
+//! | [`Known`], and who is let in by it, by the rules of `lineage` | `marks`, `transport::handshake`, `node::neighbours` |
 
 pub(crate) mod router;
 
@@ -23,6 +24,7 @@ use flotilla_shards::engine::{Apply, Compaction, Engine, LogAppend};
 use flotilla_shards::genesis::{self, GENESIS_INDEX, GENESIS_TERM, Genesis};
 use flotilla_shards::ids::{NodeId, ShardId};
 use flotilla_shards::kv::{StateBatch, StateMachine};
+use flotilla_shards::lineage::{Acquaintances, Lineage};
 use flotilla_shards::raft::{EntryId, Index, Message, SnapshotMeta};
 use flotilla_shards::range_map::RangeMap;
 use flotilla_shards::service::call::Call;
@@ -95,6 +97,17 @@ pub(crate) struct UnderWay {
     pub(crate) write: LogWrite,
     /// Snapshots that must be in the state first.
     pub(crate) installs: usize,
+}
+
+/// What a store is known by, in a process that runs from it.
+#[derive(Debug, Default)]
+pub(crate) struct Known {
+    /// The starts of this store, the present one last.
+    pub(crate) starts: Rc<Lineage>,
+    /// Its synced writes.
+    pub(crate) written: u64,
+    /// How far those of other nodes were seen.
+    pub(crate) others: Acquaintances,
 }
 
 /// What the applier is asked to do.
@@ -183,6 +196,13 @@ pub(crate) struct Node {
     pub(crate) state: StateDisk,
     pub(crate) received: BTreeMap<ShardId, Vec<Received>>,
     pub(crate) disk: DiskMood,
+    pub(crate) known: Known,
+    /// When the writer, if it has nothing else to do, stores what it knows of other stores.
+    pub(crate) marks_due: Micros,
+    /// An older image of log and state.
+    pub(crate) image: Option<(LogDisk, StateDisk)>,
+    /// Whether its disk was put back to that.
+    pub(crate) went_back: bool,
     pub(crate) writer: Writer,
     pub(crate) applier: Applier,
     pub(crate) router: Router,
@@ -216,6 +236,10 @@ impl Node {
             state: StateDisk::born(Arc::clone(map), genesis.rows(id)),
             received: BTreeMap::new(),
             disk: DiskMood::default(),
+            known: Known::default(),
+            marks_due: 0,
+            image: None,
+            went_back: false,
             writer: Writer::default(),
             applier: Applier::default(),
             router: Router::new(id, Arc::clone(map)),
@@ -236,6 +260,7 @@ impl Node {
         self.inbox.clear();
         self.turn_due = false;
         self.received.clear();
+        self.known = Known::default();
         self.writer = Writer::default();
         self.applier = Applier::default();
         self.router = Router::new(self.id, Arc::clone(map));

@@ -30,7 +30,7 @@ impl Sim {
                 self.schedule_tick(at);
             }
             match self.nodes[at].phase {
-                Phase::Paused => self.resume(at),
+                Phase::Paused => self.resume(at)?,
                 Phase::Down => self.queue.after(0, Event::Start(at)),
                 Phase::Up | Phase::Lost => {}
             }

@@ -252,7 +252,7 @@ impl Sim {
                 }
             }
             Event::Tick(at, generation) => return self.tick(at, generation),
-            Event::Frame(frame) => self.frame_arrives(frame),
+            Event::Frame(frame) => return self.frame_arrives(frame),
             Event::LogDone(at, boot) => {
                 if self.awake(at, boot, || Event::LogDone(at, boot)) {
                     return self.log_done(at);
@@ -300,7 +300,7 @@ impl Sim {
             Event::Nemesis(which) => return self.nemesis(which),
             Event::Remedy(remedy) => self.remedy(remedy),
             Event::Start(at) => return self.start(at),
-            Event::Resume(at) => self.resume(at),
+            Event::Resume(at) => return self.resume(at),
             Event::Calm => return self.begin_calm(),
             Event::Look => return self.look(),
         }

@@ -1,7 +1,7 @@
 //! The faults of a run that happen at a moment: which node they hit, how long they last, and how they end.
 
 use super::{Event, Sim};
-use crate::checks::Checked;
+use crate::checks::{Checked, Violation};
 use crate::disk::Unsynced;
 use crate::fault::Fault;
 use crate::node::{Input, Phase};
@@ -51,7 +51,7 @@ impl Sim {
         let at = self.rng.usize(..self.nodes.len());
         let spell = self.spell();
         let now = self.queue.now();
-        if self.inject(fault, at, spell) {
+        if self.inject(fault, at, spell)? {
             self.faults.note(fault);
             self.report.coverage.begin(fault, now, spell);
             self.note(Kind::Fault, [fault as u64, at as u64, spell], || {
@@ -62,7 +62,7 @@ impl Sim {
     }
 
     /// Returns whether the fault could happen there now.
-    fn inject(&mut self, fault: Fault, at: usize, spell: Micros) -> bool {
+    fn inject(&mut self, fault: Fault, at: usize, spell: Micros) -> Result<bool, Violation> {
         let running = self.nodes[at].is_running();
         match fault {
             Fault::CrashKept | Fault::CrashDropped | Fault::CrashTorn if running => {
@@ -87,7 +87,7 @@ impl Sim {
             Fault::FailedSync if running => {
                 // Counted when a sync meets it.
                 self.nodes[at].disk.fail_sync = true;
-                return false;
+                return Ok(false);
             }
             Fault::SlowDisk => {
                 self.nodes[at].disk.slow = self.rng.u64(1..100);
@@ -102,7 +102,7 @@ impl Sim {
             }
             Fault::BitFlip if running && self.may_lose(at) => {
                 let mut disk = self.nodes[at].log.0.borrow_mut();
-                return disk.damage(&mut self.rng).is_some();
+                return Ok(disk.damage(&mut self.rng).is_some());
             }
             Fault::WipedDisk if self.may_lose(at) => {
                 if running {
@@ -110,6 +110,7 @@ impl Sim {
                 }
                 self.lose(at, "it comes back with another store and is refused");
             }
+            Fault::RolledBackDisk => return self.roll_back(at),
             Fault::OneWayCut if self.nodes.len() > 1 => {
                 let to = (at + 1 + self.rng.usize(..self.nodes.len() - 1)) % self.nodes.len();
                 self.cut(vec![(at, to)], spell);
@@ -128,7 +129,7 @@ impl Sim {
                     }
                 }
                 if links.is_empty() {
-                    return false;
+                    return Ok(false);
                 }
                 self.cut(links, spell);
             }
@@ -167,9 +168,39 @@ impl Sim {
                 }
             }
             Fault::Drain if running => self.input(at, Input::Drain),
-            _ => return false,
+            _ => return Ok(false),
         }
-        true
+        Ok(true)
+    }
+
+    /// Keeps an image of a node's disk, or puts it back if somebody is there who must know that it is an older one.
+    /// Without such a witness nobody can tell, as when a majority of disks is replaced.
+    fn roll_back(&mut self, at: usize) -> Result<bool, Violation> {
+        let node = &mut self.nodes[at];
+        let Some((log, state)) = node.image.take() else {
+            if node.phase != Phase::Lost {
+                node.image = Some((node.log.0.borrow().image(), node.state.image()));
+            }
+            return Ok(false);
+        };
+        let written = log.marks.written;
+        let node_runs = node.is_running();
+        let witness = (0..self.nodes.len()).any(|by| {
+            by != at
+                && self.nodes[by].phase == Phase::Up
+                && !(self.network.is_cut(at, by) || self.network.is_cut(by, at))
+                && self.checks.stores.knows(by, at, written)
+        });
+        if !witness || !node_runs || !self.may_lose(at) {
+            return Ok(false);
+        }
+        self.crash(at, Unsynced::Kept, "its disk is put back to an older image");
+        let node = &mut self.nodes[at];
+        *node.log.0.borrow_mut() = log;
+        node.state = state;
+        node.went_back = true;
+        self.start(at)?;
+        Ok(true)
     }
 
     fn cut(&mut self, links: Vec<(usize, usize)>, spell: Micros) {

@@ -1,14 +1,17 @@
 //! Starts and ends of a node: from its disk, by the rules that the node's storage has, and by crashes, failed syncs and
 //! damage.
 
+use std::rc::Rc;
+
 use flotilla_shards::engine::{CacheCount, Engine, EngineConfig};
+use flotilla_shards::lineage::Mark;
 use flotilla_shards::recovery::{self, Recovered, RecoveryError};
 
 use super::{Event, Sim};
-use crate::checks::{Checked, Violation};
+use crate::checks::{self, Checked, Violation};
 use crate::disk::Unsynced;
 use crate::fault::Fault;
-use crate::node::Phase;
+use crate::node::{Known, Phase};
 use crate::queue::MILLIS;
 use crate::rpc::{Failure, Party};
 use crate::trace::Kind;
@@ -17,6 +20,10 @@ impl Sim {
     /// Starts a node from its disk.
     pub(super) fn start(&mut self, at: usize) -> Checked {
         if self.nodes[at].phase != Phase::Down {
+            return Ok(());
+        }
+        if self.ask_around(at)? {
+            self.lose(at, "its disk is an older one, and it is refused");
             return Ok(());
         }
         let replicas = match self.recover(at) {
@@ -36,7 +43,6 @@ impl Sim {
         let now = self.queue.now();
         let seed = self.rng.u64(..);
         let node = &mut self.nodes[at];
-        node.boot += 1;
         node.phase = Phase::Up;
         node.started = node.clock.monotonic(now);
         node.tick = 0;
@@ -68,6 +74,41 @@ impl Sim {
         self.queue.after(self.settings.turn, Event::Turn(at, boot));
         self.schedule_tick(at);
         Ok(())
+    }
+
+    /// A process begins, and those who can be asked say how far they have seen its store. Returns whether it is refused.
+    fn ask_around(&mut self, at: usize) -> Result<bool, Violation> {
+        let node = &mut self.nodes[at];
+        node.boot += 1;
+        let (id, went_back) = (node.id, node.went_back);
+        let mut disk = node.log.0.borrow_mut();
+        let written = disk.marks.written;
+        disk.starts.begin(Mark {
+            start: node.boot.into(),
+            written,
+        });
+        node.known = Known {
+            starts: Rc::new(disk.starts.clone()),
+            written,
+            others: disk.marks.others.clone(),
+        };
+        drop(disk);
+        let mut refused = false;
+        for by in (0..self.nodes.len()).filter(|by| *by != at) {
+            let cut = self.network.is_cut(at, by) || self.network.is_cut(by, at);
+            if cut || self.nodes[by].phase != Phase::Up {
+                continue;
+            }
+            let seen = self.nodes[by].known.others.seen(id);
+            let starts = &self.nodes[at].known.starts;
+            let refuses = seen.is_some_and(|seen| starts.follows(seen).is_err());
+            // Whether it can know.
+            if !went_back || self.checks.stores.knows(by, at, written) {
+                checks::judged(at, by, refuses, went_back)?;
+            }
+            refused |= refuses;
+        }
+        Ok(refused)
     }
 
     fn recover(
@@ -158,9 +199,9 @@ impl Sim {
     }
 
     /// A paused process goes on: what came meanwhile is there at once.
-    pub(super) fn resume(&mut self, at: usize) {
+    pub(super) fn resume(&mut self, at: usize) -> Checked {
         if self.nodes[at].phase != Phase::Paused {
-            return;
+            return Ok(());
         }
         self.nodes[at].phase = Phase::Up;
         let boot = self.nodes[at].boot;
@@ -170,11 +211,12 @@ impl Sim {
         for event in std::mem::take(&mut self.backlog[at]) {
             match event {
                 // Already in the process' sockets.
-                Event::Frame(frame) => self.take_frame(*frame),
+                Event::Frame(frame) => self.take_frame(*frame)?,
                 event => self.queue.after(0, event),
             }
         }
         self.schedule_tick(at);
+        Ok(())
     }
 
     /// Sends the end of a try to whoever asked.

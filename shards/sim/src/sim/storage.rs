@@ -11,11 +11,14 @@ use flotilla_shards::raft::{self, EntryId, SnapshotMeta};
 
 use super::{Event, Sim};
 use crate::checks::{Checked, Violation};
-use crate::disk::log::LogWrite;
+use crate::disk::log::{LogWrite, Marks};
 use crate::node::{Applier, Handle, Input, Job, Phase, Received, Transfer, UnderWay, Unflushed};
-use crate::queue::Micros;
+use crate::queue::{Micros, SECOND};
 use crate::trace::Kind;
 use flotilla_shards::service::call::Event as CallEvent;
+
+/// How long a writer with nothing to do waits before it stores what it knows of other stores, as in the node.
+const MARKS_INTERVAL: Micros = SECOND;
 
 /// The answers of one round of applying.
 type Answers = Vec<(Handle, CallEvent)>;
@@ -47,7 +50,14 @@ impl Sim {
         }
         let appends = std::mem::take(&mut writer.appends);
         let compactions = std::mem::take(&mut writer.compactions);
-        let write = LogWrite::new(&appends, &compactions);
+        let mut write = LogWrite::new(&appends, &compactions);
+        if write.sync {
+            let _ = node.known.others.take_changed();
+            write = write.with_marks(Marks {
+                written: node.known.written + 1,
+                others: node.known.others.clone(),
+            });
+        }
         let mut installs = 0;
         for append in &appends {
             if let Some(snapshot) = &append.snapshot {
@@ -73,7 +83,30 @@ impl Sim {
         }
     }
 
+    /// What a node knows of the stores of others is made durable, if its writer has had nothing to do for a while.
+    pub(super) fn store_marks(&mut self, at: usize) {
+        let now = self.queue.now();
+        let node = &mut self.nodes[at];
+        if node.writer.under_way.is_some()
+            || now < node.marks_due
+            || !node.known.others.take_changed()
+        {
+            return;
+        }
+        let marks = Marks {
+            written: node.known.written,
+            others: node.known.others.clone(),
+        };
+        node.writer.under_way = Some(UnderWay {
+            appends: Vec::new(),
+            write: LogWrite::default().with_marks(marks),
+            installs: 0,
+        });
+        self.begin_write(at);
+    }
+
     fn begin_write(&mut self, at: usize) {
+        self.checks.stores.writes(at);
         let sync = (self.nodes[at].writer.under_way.as_ref()).is_some_and(|write| write.write.sync);
         let usual = if sync { self.settings.sync } else { 1 };
         let time = self.disk_time(at, usual);
@@ -97,6 +130,11 @@ impl Sim {
             return Ok(());
         };
         let numbers = [at as u64, write.entries as u64, u64::from(write.sync)];
+        node.marks_due = self.queue.now() + MARKS_INTERVAL;
+        if let Some(written) = write.written() {
+            node.known.written = written;
+            self.checks.stores.synced(at);
+        }
         node.log.0.borrow_mut().complete(write);
         self.note(Kind::Log, numbers, || {
             format!(

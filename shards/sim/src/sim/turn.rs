@@ -1,11 +1,14 @@
 //! A node's turns: inputs gather, a turn takes all of them, and its outputs go where the node's worker sends them, in the
 //! same order.
 
+use std::rc::Rc;
+
 use flotilla_shards::engine::{Outgoing, Proposal};
+use flotilla_shards::lineage::Mark;
 use flotilla_shards::wire;
 
 use super::{Event, Sim};
-use crate::checks::{Checked, Violation};
+use crate::checks::{self, Checked, Violation};
 use crate::network::Frame;
 use crate::node::{Input, Job, Phase};
 use crate::trace::Kind;
@@ -33,6 +36,7 @@ impl Sim {
         }
         self.schedule_tick(at);
         if self.nodes[at].phase == Phase::Up {
+            self.store_marks(at);
             return self.turn(at);
         }
         Ok(())
@@ -235,19 +239,31 @@ impl Sim {
                 .find(|frame| frame.to == to && frame.urgent == urgent);
             match frame {
                 Some(frame) => frame.messages.push((shard, message)),
-                None => frames.push(Frame {
-                    from: at,
-                    to,
-                    urgent,
-                    messages: vec![(shard, message)],
-                    alive: None,
-                }),
+                None => {
+                    let mut frame = self.frame(at, to, urgent);
+                    frame.messages.push((shard, message));
+                    frames.push(frame);
+                }
             }
         }
         for frame in frames {
             self.send_frame(frame);
         }
         Ok(())
+    }
+
+    /// A frame of this process without content.
+    fn frame(&self, from: usize, to: usize, urgent: bool) -> Frame {
+        let known = &self.nodes[from].known;
+        Frame {
+            from,
+            to,
+            urgent,
+            messages: Vec::new(),
+            alive: None,
+            starts: Rc::clone(&known.starts),
+            written: known.written,
+        }
     }
 
     fn send_frame(&mut self, frame: Frame) {
@@ -263,18 +279,43 @@ impl Sim {
     fn say_alive(&mut self, at: usize) {
         let alive = Some(u64::from(self.nodes[at].boot));
         for to in (0..self.nodes.len()).filter(|to| *to != at) {
-            self.send_frame(Frame {
-                from: at,
-                to,
-                urgent: true,
-                messages: Vec::new(),
+            let frame = Frame {
                 alive,
-            });
+                ..self.frame(at, to, true)
+            };
+            self.send_frame(frame);
         }
     }
 
+    /// A frame is let in by the store that it comes from. Those of earlier processes, which were let in when their streams
+    /// began, may come late.
+    fn admit(&mut self, frame: &Frame) -> Checked {
+        let Frame { from, to, .. } = *frame;
+        let (sender, others) = (self.nodes[from].id, &mut self.nodes[to].known.others);
+        let Some(start) = frame.starts.newest() else {
+            return Ok(());
+        };
+        let seen = others.seen(sender).map(|seen| seen.start);
+        if seen > Some(start.start) {
+            return Ok(());
+        }
+        if seen < Some(start.start) {
+            // A process from an older disk is refused before it sends anything, see `start`.
+            let refused = others.meet(sender, &frame.starts).is_err();
+            checks::judged(from, to, refused, false)?;
+        }
+        let mark = Mark {
+            written: frame.written,
+            ..start
+        };
+        others.hear(sender, mark);
+        self.checks.stores.heard(to, from, frame.written);
+        Ok(())
+    }
+
     /// Gives what arrived to the process.
-    pub(super) fn take_frame(&mut self, frame: Frame) {
+    pub(super) fn take_frame(&mut self, frame: Frame) -> Checked {
+        self.admit(&frame)?;
         if let Some(incarnation) = frame.alive {
             let from = self.nodes[frame.from].id;
             self.input(frame.to, Input::Alive(from, incarnation));
@@ -282,12 +323,13 @@ impl Sim {
         if !frame.messages.is_empty() {
             self.input(frame.to, Input::Peer(frame.messages));
         }
+        Ok(())
     }
 
-    pub(super) fn frame_arrives(&mut self, frame: Box<Frame>) {
+    pub(super) fn frame_arrives(&mut self, frame: Box<Frame>) -> Checked {
         let (from, to) = (frame.from, frame.to);
         if self.network.is_cut(from, to) {
-            return;
+            return Ok(());
         }
         match self.nodes[to].phase {
             Phase::Up => {
@@ -307,7 +349,7 @@ impl Sim {
                         .collect();
                     format!("n{} -> n{}: {}", from + 1, to + 1, shown.join(", "))
                 });
-                self.take_frame(*frame);
+                return self.take_frame(*frame);
             }
             Phase::Paused => self.backlog[to].push(Event::Frame(frame)),
             // The connection is refused, of which the sender learns; a store that is not known is refused too.
@@ -319,5 +361,6 @@ impl Sim {
                     .after(delay, Event::Unreachable(from, boot, node));
             }
         }
+        Ok(())
     }
 }
