@@ -11,22 +11,25 @@ use flotilla_metrics::Metrics;
 
 use crate::config::Size;
 
-/// Bytes that the file system of `path` has left for this process.
-///
-/// # Errors
-/// The path does not exist or cannot be asked.
-pub fn free_bytes(path: &Path) -> io::Result<u64> {
-    let stat = rustix::fs::statvfs(path)?;
-    Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+/// Bytes of a file system.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Space {
+    /// What it has left for this process.
+    pub free: u64,
+    /// All that it has.
+    pub size: u64,
 }
 
 /// Bytes of the file system of `path`.
 ///
 /// # Errors
 /// The path does not exist or cannot be asked.
-pub fn size_bytes(path: &Path) -> io::Result<u64> {
+pub fn space(path: &Path) -> io::Result<Space> {
     let stat = rustix::fs::statvfs(path)?;
-    Ok(stat.f_blocks.saturating_mul(stat.f_frsize))
+    Ok(Space {
+        free: stat.f_bavail.saturating_mul(stat.f_frsize),
+        size: stat.f_blocks.saturating_mul(stat.f_frsize),
+    })
 }
 
 /// Whether writes are refused: from the moment when less than the reserve is free, until a quarter more than the
@@ -77,14 +80,14 @@ impl DiskWatch {
         Ok(watch)
     }
 
-    /// Looks again, and returns what is free. Says so in the log when the answer to [`DiskWatch::check`] changes.
+    /// Looks again, and returns what is there. Says so in the log when the answer to [`DiskWatch::check`] changes.
     ///
     /// # Errors
     /// The folder cannot be asked; the last answer stays.
-    pub fn look(&self) -> io::Result<u64> {
-        let free = free_bytes(&self.folder)?;
-        self.judge(free);
-        Ok(free)
+    pub fn look(&self) -> io::Result<Space> {
+        let space = space(&self.folder)?;
+        self.judge(space.free);
+        Ok(space)
     }
 
     fn judge(&self, free: u64) {
@@ -127,10 +130,10 @@ impl DiskWatch {
         loop {
             ticks.tick().await;
             match self.look() {
-                Ok(free) => {
-                    metrics
-                        .disk_free_bytes
-                        .set(i64::try_from(free).unwrap_or(i64::MAX));
+                Ok(Space { free, size }) => {
+                    let gauge = |bytes| i64::try_from(bytes).unwrap_or(i64::MAX);
+                    metrics.disk_free_bytes.set(gauge(free));
+                    metrics.disk_size_bytes.set(gauge(size));
                     reported = false;
                 }
                 Err(error) if !reported => {
@@ -179,9 +182,9 @@ mod tests {
     #[test]
     fn the_system_is_asked() {
         let folder = tempfile::tempdir().expect("temporary folder");
-        let free = free_bytes(folder.path()).expect("free space");
-        assert!(free > 0 && free <= size_bytes(folder.path()).expect("size"));
-        assert!(free_bytes(&folder.path().join("missing")).is_err());
+        let Space { free, size } = space(folder.path()).expect("it is there");
+        assert!(free > 0 && free <= size, "{free} of {size}");
+        assert!(space(&folder.path().join("missing")).is_err());
         let impossible = DiskWatch::new(folder.path(), Size(u64::MAX)).expect("look");
         assert!(impossible.check().is_err());
     }

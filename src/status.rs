@@ -70,7 +70,7 @@ pub trait StatusSource: Send + Sync + 'static {
     /// One shard as this node sees it, or nothing if it has no replica of it.
     fn shard(&self, id: u64) -> BoxFuture<'_, Option<Value>>;
 
-    /// The metrics, with gauges brought up to date.
+    /// The metrics, with gauges brought up to date. May block.
     fn metrics(&self) -> Arc<Metrics>;
 }
 
@@ -177,7 +177,16 @@ async fn ready(State(shared): State<Arc<Shared>>, Query(query): Query<Verbosity>
 }
 
 async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
-    match shared.source.metrics().render() {
+    // Not on a thread that others wait for: databases whose disk is stuck are asked, too.
+    let source = Arc::clone(&shared.source);
+    let rendered = tokio::task::spawn_blocking(move || source.metrics().render());
+    let Ok(rendered) = rendered.await else {
+        return refusal(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "the metrics were not read",
+        );
+    };
+    match rendered {
         Ok(text) => ([(header::CONTENT_TYPE, Metrics::CONTENT_TYPE)], text).into_response(),
         Err(error) => refusal(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
     }

@@ -16,7 +16,7 @@ use super::{
     engine::{Running, role},
 };
 use crate::{
-    disk, process,
+    process,
     server::Front,
     status::{ReadyCheck, StatusSource, Which},
     transport::handshake::short_hex,
@@ -244,9 +244,6 @@ impl Source {
         }
         if let Some(limit) = process::memory_limit() {
             metrics.memory_limit_bytes.set(gauge(limit));
-        }
-        if let Ok(size) = disk::size_bytes(&self.shared.config.node.data) {
-            metrics.disk_size_bytes.set(gauge(size));
         }
     }
 }
