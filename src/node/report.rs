@@ -32,8 +32,12 @@ impl Shared {
             None => Some("not part of a cluster yet: run `flotilla init`".to_owned()),
         };
         let meta = running.and_then(|running| {
-            let known = running.router.leader(ShardId::META).is_some();
-            (!known).then(|| "the meta shard has no leader that this node knows".to_owned())
+            let router = &running.router;
+            // A node without a replica of it hears of no leader, and needs none: what it is asked, it passes on.
+            let meta = router.map().by_id(ShardId::META).cloned();
+            let concerned = meta.is_some_and(|meta| meta.replica_on(router.local()).is_some());
+            let unknown = concerned && router.leader(ShardId::META).is_none();
+            unknown.then(|| "the meta shard has no leader that this node knows".to_owned())
         });
         let stalled = running.and_then(|running| {
             let takes = running.writer.write_takes();

@@ -250,3 +250,21 @@ fn the_first_leaders_of_a_new_cluster_are_spread_evenly() {
         .map(|replica| replica.term);
     assert_eq!(term, Some(GENESIS_TERM.0 + 1), "one election");
 }
+
+#[test]
+fn a_node_without_a_replica_of_the_meta_shard_is_ready_and_serves_all_the_same() {
+    // With three replicas of each shard, the last of four nodes has none of the first one, which is the meta shard.
+    let cluster = Cluster::start(Plan {
+        nodes: 4,
+        ..Plan::default()
+    });
+    assert_eq!(cluster.replicas(), 3);
+    for (node, key) in ["a", "k", "t", "\u{e9}"].into_iter().enumerate() {
+        let answer = cluster.ask(node, put(key, "value"), TIMEOUT);
+        answer.unwrap_or_else(|error| panic!("node {node}: {error}"));
+    }
+    for node in 0..cluster.len() {
+        assert_eq!(cluster.rows(node).len(), 4, "node {node}");
+    }
+    cluster.assert_replicas_agree();
+}
