@@ -33,6 +33,8 @@ pub(crate) struct Frame {
     pub(crate) starts: Rc<Lineage>,
     /// Synced writes of the sender's store.
     pub(crate) written: u64,
+    /// The same as the checks count it.
+    pub(crate) synced: u64,
 }
 
 #[derive(Clone, Debug, Default)]

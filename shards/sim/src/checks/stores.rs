@@ -5,7 +5,7 @@ use super::{Checked, ensure};
 
 const CHECK: &str = "stores";
 
-/// Synced writes of each node's store, as each other node has heard of them.
+/// Synced writes of each node's store, as each other node has heard of them, counted by the simulator.
 pub(crate) struct Stores {
     nodes: usize,
     /// By who heard and who was heard.
@@ -32,9 +32,9 @@ impl Stores {
     }
 
     /// A running node got a frame from the newest process of another.
-    pub(crate) fn heard(&mut self, by: usize, from: usize, written: u64) {
+    pub(crate) fn heard(&mut self, by: usize, from: usize, synced: u64) {
         let heard = &mut self.heard[by * self.nodes + from];
-        *heard = written.max(*heard);
+        *heard = synced.max(*heard);
     }
 
     /// A node begins to write.
@@ -55,9 +55,9 @@ impl Stores {
         self.heard[row.clone()].copy_from_slice(&self.stored[row]);
     }
 
-    /// Whether `by` must know that the store of `of` was further than `written`.
-    pub(crate) fn knows(&self, by: usize, of: usize, written: u64) -> bool {
-        self.heard[by * self.nodes + of] > written
+    /// Whether `by` must know that the store of `of` was further than after so many synced writes.
+    pub(crate) fn knows(&self, by: usize, of: usize, synced: u64) -> bool {
+        self.heard[by * self.nodes + of] > synced
     }
 }
 

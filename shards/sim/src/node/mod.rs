@@ -199,8 +199,10 @@ pub(crate) struct Node {
     pub(crate) known: Known,
     /// When the writer, if it has nothing else to do, stores what it knows of other stores.
     pub(crate) marks_due: Micros,
-    /// An older image of log and state.
-    pub(crate) image: Option<(LogDisk, StateDisk)>,
+    /// Synced writes of its log, as the checks count them.
+    pub(crate) synced: u64,
+    /// An older image of log and state, with the count of then.
+    pub(crate) image: Option<(LogDisk, StateDisk, u64)>,
     /// Whether its disk was put back to that.
     pub(crate) went_back: bool,
     pub(crate) writer: Writer,
@@ -238,6 +240,7 @@ impl Node {
             disk: DiskMood::default(),
             known: Known::default(),
             marks_due: 0,
+            synced: 0,
             image: None,
             went_back: false,
             writer: Writer::default(),

@@ -177,19 +177,18 @@ impl Sim {
     /// Without such a witness nobody can tell, as when a majority of disks is replaced.
     fn roll_back(&mut self, at: usize) -> Result<bool, Violation> {
         let node = &mut self.nodes[at];
-        let Some((log, state)) = node.image.take() else {
+        let Some((log, state, synced)) = node.image.take() else {
             if node.phase != Phase::Lost {
-                node.image = Some((node.log.0.borrow().image(), node.state.image()));
+                node.image = Some((node.log.0.borrow().image(), node.state.image(), node.synced));
             }
             return Ok(false);
         };
-        let written = log.marks.written;
         let node_runs = node.is_running();
         let witness = (0..self.nodes.len()).any(|by| {
             by != at
                 && self.nodes[by].phase == Phase::Up
                 && !(self.network.is_cut(at, by) || self.network.is_cut(by, at))
-                && self.checks.stores.knows(by, at, written)
+                && self.checks.stores.knows(by, at, synced)
         });
         if !witness || !node_runs || !self.may_lose(at) {
             return Ok(false);
@@ -197,7 +196,7 @@ impl Sim {
         self.crash(at, Unsynced::Kept, "its disk is put back to an older image");
         let node = &mut self.nodes[at];
         *node.log.0.borrow_mut() = log;
-        node.state = state;
+        (node.state, node.synced) = (state, synced);
         node.went_back = true;
         self.start(at)?;
         Ok(true)

@@ -80,7 +80,7 @@ impl Sim {
     fn ask_around(&mut self, at: usize) -> Result<bool, Violation> {
         let node = &mut self.nodes[at];
         node.boot += 1;
-        let (id, went_back) = (node.id, node.went_back);
+        let (id, synced, went_back) = (node.id, node.synced, node.went_back);
         let mut disk = node.log.0.borrow_mut();
         let written = disk.marks.written;
         disk.starts.begin(Mark {
@@ -103,7 +103,7 @@ impl Sim {
             let starts = &self.nodes[at].known.starts;
             let refuses = seen.is_some_and(|seen| starts.follows(seen).is_err());
             // Whether it can know.
-            if !went_back || self.checks.stores.knows(by, at, written) {
+            if !went_back || self.checks.stores.knows(by, at, synced) {
                 checks::judged(at, by, refuses, went_back)?;
             }
             refused |= refuses;

@@ -133,6 +133,7 @@ impl Sim {
         node.marks_due = self.queue.now() + MARKS_INTERVAL;
         if let Some(written) = write.written() {
             node.known.written = written;
+            node.synced += u64::from(!appends.is_empty());
             self.checks.stores.synced(at);
         }
         node.log.0.borrow_mut().complete(write);

@@ -10,7 +10,7 @@ use flotilla_shards::wire;
 use super::{Event, Sim};
 use crate::checks::{self, Checked, Violation};
 use crate::network::Frame;
-use crate::node::{Input, Job, Phase};
+use crate::node::{Input, Job, Node, Phase};
 use crate::trace::Kind;
 use flotilla_shards::service::call::Event as CallEvent;
 
@@ -254,7 +254,7 @@ impl Sim {
 
     /// A frame of this process without content.
     fn frame(&self, from: usize, to: usize, urgent: bool) -> Frame {
-        let known = &self.nodes[from].known;
+        let Node { known, synced, .. } = &self.nodes[from];
         Frame {
             from,
             to,
@@ -263,6 +263,7 @@ impl Sim {
             alive: None,
             starts: Rc::clone(&known.starts),
             written: known.written,
+            synced: *synced,
         }
     }
 
@@ -309,7 +310,7 @@ impl Sim {
             ..start
         };
         others.hear(sender, mark);
-        self.checks.stores.heard(to, from, frame.written);
+        self.checks.stores.heard(to, from, frame.synced);
         Ok(())
     }
 
