@@ -65,7 +65,8 @@ fn invariants_hold_under_every_fault() {
 /// the bug is to be put back (MUTATIONS.md) and another seed to be named.
 const NAMED: [(u64, &str); 1] = [(
     10,
-    "newer snapshots took the place of a received one that the log writer was about to install",
+    "a follower served reads before a received snapshot was installed; and newer snapshots took the place of one that the \
+     log writer was about to install",
 )];
 
 #[test]
