@@ -28,33 +28,36 @@ pub(super) async fn watch(shared: &Shared) {
     if interval.is_zero() {
         return std::future::pending().await;
     }
-    let mut last = ShardId(0);
     loop {
-        let shards = shared.running.get().map(led).unwrap_or_default();
-        let pause = interval / u32::try_from(shards.len().max(1)).unwrap_or(u32::MAX);
-        let Some(&first) = shards.first() else {
-            sleep(pause.min(IDLE_PAUSE)).await;
-            continue;
-        };
-        sleep(pause).await;
-        let next = shards.into_iter().find(|shard| *shard > last);
-        let shard = next.unwrap_or(first);
         let Some(running) = shared.running.get() else {
+            sleep(interval.min(IDLE_PAUSE)).await;
             continue;
         };
-        last = shard;
-        let outcome = compare(running, shard).await;
-        shared.metrics.scrubs.of(outcome).inc();
+        // Listed once per round: to list them for each would cost the square of their number.
+        let round = led(running);
+        if round.is_empty() {
+            sleep(interval.min(IDLE_PAUSE)).await;
+        }
+        let pause = interval / u32::try_from(round.len().max(1)).unwrap_or(u32::MAX);
+        for shard in round {
+            sleep(pause).await;
+            if leads(running, shard) {
+                let outcome = compare(running, shard).await;
+                shared.metrics.scrubs.of(outcome).inc();
+            }
+        }
     }
+}
+
+fn leads(running: &Running, shard: ShardId) -> bool {
+    running.router.leader(shard) == Some(running.router.local())
 }
 
 /// The shards that this node leads, by id.
 fn led(running: &Running) -> Vec<ShardId> {
-    let router = &running.router;
-    let map = router.map();
+    let map = running.router.map();
     let all = map.ids_after(ShardId(0)).map(|descriptor| descriptor.shard);
-    all.filter(|shard| router.leader(*shard) == Some(router.local()))
-        .collect()
+    all.filter(|shard| leads(running, *shard)).collect()
 }
 
 async fn compare(running: &Running, shard: ShardId) -> ScrubOutcome {
