@@ -149,7 +149,7 @@ settings! {
         election_timeout: Duration = "1s" in "50ms" ..= "2m";
         /// A shard that nothing was asked of for so long rests: it sends nothing and has no timer until something is. 0s:
         /// none ever rests.
-        quiesce_after: Duration = "1s" in "0s" ..= "1h";
+        quiesce_after: Duration = "200ms" in "0s" ..= "1h";
         /// Bytes of entries in one append message to one follower.
         append_bytes: Size = "1MiB" in "4KiB" ..= "16MiB";
         /// Append messages on their way to one follower of one shard before its acknowledgements are awaited.

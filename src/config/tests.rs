@@ -305,7 +305,7 @@ fn times_become_ticks() {
     let ticks = Config::default().raft.ticks();
     assert_eq!(
         (ticks.tick, ticks.heartbeat, ticks.election, ticks.quiesce),
-        (Duration::from_millis(50), 2, 20, 20)
+        (Duration::from_millis(50), 2, 20, 4)
     );
     let text = "[raft]\nheartbeat_interval = \"300ms\"\nelection_timeout = \"1s\"";
     let odd = read(text).expect("configuration").raft.ticks();

@@ -112,7 +112,7 @@ impl EngineConfig {
             compact_bytes_min: 4 << 20,
             reserve_entries: 1024,
             log_bytes_per_shard: 64 << 20,
-            quiesce_ticks: 20,
+            quiesce_ticks: 4,
         }
     }
 }
@@ -250,6 +250,8 @@ impl<C, L: LogReader + Clone> Engine<C, L> {
                 let replica = &mut self.replicas[place as usize];
                 if replica.armed == tick {
                     replica.armed = 0;
+                    // Before the clock moves on: the word that it rests is the last heartbeat.
+                    replica.maybe_rest(&self.config, &self.liveness, tick, &mut self.out);
                     replica.catch_up(tick);
                     self.mark(place);
                 }
@@ -420,7 +422,8 @@ impl<C, L: LogReader + Clone> Engine<C, L> {
                 &mut self.out,
                 &mut on_proposed,
             );
-            replica.maybe_rest(&self.config, &self.liveness, &mut self.out);
+            let now = replica.clock;
+            replica.maybe_rest(&self.config, &self.liveness, now, &mut self.out);
             let rests = replica.node.is_quiescent();
             match (replica.rest.counted, rests) {
                 (false, true) => self.resting += 1,

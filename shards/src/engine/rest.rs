@@ -4,8 +4,8 @@
 //! followers that have all of that lie down as well. From then on nobody has a timer. What wakes them:
 //!
 //! - a request or a message: the core does that by itself;
-//! - the liveness table: a follower whose leader's node died or was restarted, and a leader one of whose followers' nodes
-//!   came back or was restarted, and may have missed something.
+//! - the liveness table: a follower whose leader's node died or was restarted; a leader one of whose followers' nodes came
+//!   back or was restarted, and may have missed something; and a leader who is left with a minority.
 //!
 //! *Invariant:* who rests has compared itself with the table after its newest change, or is in a sweep that will.
 
@@ -33,6 +33,8 @@ pub(super) struct Rest {
 enum Reason {
     /// A follower may have missed something: tell it where things stand.
     FollowerBack,
+    /// The nodes of a majority are silent: find out whether this replica still leads.
+    QuorumGone,
     /// The leader is gone. `first`: this replica is the one that asks for votes at once.
     LeaderGone { first: bool },
 }
@@ -74,11 +76,12 @@ impl<C, L: LogReader + Clone> Replica<C, L> {
         }
     }
 
-    /// Lies down if there is nothing to do and everybody else can do without this replica.
+    /// Lies down at tick `now` if there is nothing to do and everybody else can do without this replica.
     pub(super) fn maybe_rest(
         &mut self,
         config: &EngineConfig,
         liveness: &Liveness,
+        now: u64,
         out: &mut Output<C>,
     ) {
         if config.quiesce_ticks == 0 || self.node.is_quiescent() || !self.is_idle() {
@@ -86,7 +89,7 @@ impl<C, L: LogReader + Clone> Replica<C, L> {
         }
         let rests = match self.node.role() {
             Role::Leader => {
-                self.clock.saturating_sub(self.rest.active) >= u64::from(config.quiesce_ticks)
+                now.saturating_sub(self.rest.active) >= u64::from(config.quiesce_ticks)
                     && self.rest_as_leader(liveness)
             }
             Role::Follower => {
@@ -112,23 +115,31 @@ impl<C, L: LogReader + Clone> Replica<C, L> {
 
     fn rest_as_leader(&mut self, liveness: &Liveness) -> bool {
         let descriptor = &self.descriptor;
+        let own = self.node.id();
         // A follower on a dead node keeps nobody awake: it is told when its node is back. But who hears from a minority
         // only stays awake, and finds out that it leads no more.
-        let own = self.node.id();
-        let lives = |id| {
+        let absent = |id| {
             let replica = descriptor.replica(id);
-            replica.is_some_and(|replica| id == own || liveness.is_alive(replica.node))
+            !replica.is_some_and(|replica| id == own || liveness.is_alive(replica.node))
         };
-        let voters = descriptor
-            .replicas
-            .iter()
-            .filter(|replica| !replica.learner);
-        let living = voters.clone().filter(|replica| lives(replica.id)).count();
-        let rests = 2 * living > voters.count() && self.node.quiesce(|id| !lives(id));
+        let rests = self.hears_majority(liveness) && self.node.quiesce(absent);
         if rests {
             self.node.announce_quiescence();
         }
         rests
+    }
+
+    /// Whether most voters are on nodes that live, this one included.
+    fn hears_majority(&self, liveness: &Liveness) -> bool {
+        let own = self.node.id();
+        let voters = self.descriptor.replicas.iter();
+        let voters = voters.filter(|replica| !replica.learner);
+        let (mut living, mut all) = (0, 0);
+        for replica in voters {
+            all += 1;
+            living += usize::from(replica.id == own || liveness.is_alive(replica.node));
+        }
+        2 * living > all
     }
 
     fn is_idle(&self) -> bool {
@@ -147,7 +158,9 @@ impl<C, L: LogReader + Clone> Replica<C, L> {
             return false;
         }
         let reason = match self.is_leader() {
-            true => self.follower_back(liveness),
+            true => self
+                .follower_back(liveness)
+                .or_else(|| self.quorum_gone(liveness)),
             false => self.leader_gone(liveness),
         };
         let Some(reason) = reason else {
@@ -156,7 +169,7 @@ impl<C, L: LogReader + Clone> Replica<C, L> {
         self.catch_up(now);
         self.node.wake();
         match reason {
-            Reason::FollowerBack => self.node.heartbeat_now(),
+            Reason::FollowerBack | Reason::QuorumGone => self.node.heartbeat_now(),
             Reason::LeaderGone { first } => {
                 // Nobody can be asked to wait for that leader any more.
                 self.node.forget_leader();
@@ -175,6 +188,10 @@ impl<C, L: LogReader + Clone> Replica<C, L> {
         replicas
             .any(|replica| back(replica.node))
             .then_some(Reason::FollowerBack)
+    }
+
+    fn quorum_gone(&self, liveness: &Liveness) -> Option<Reason> {
+        (!self.hears_majority(liveness)).then_some(Reason::QuorumGone)
     }
 
     fn leader_gone(&self, liveness: &Liveness) -> Option<Reason> {

@@ -75,8 +75,9 @@ pub struct Config {
     /// Whether a commit is not worth work of its own. Followers learn of it by what is sent to them anyway, the next
     /// append or heartbeat (`skip_bcast_commit` of the crate `raft`), and it is stored with every 64th entry only, and
     /// with each change of term or vote. Default false, as in etcd. Under load it saves half of all messages and up to
-    /// half of all rows of the log; when writes pause, followers apply the last ones up to a heartbeat interval later, and
-    /// after a restart up to 64 entries wait for a leader to be known as committed.
+    /// half of all rows of the log; when writes pause, followers apply the last ones up to two heartbeat intervals later, and
+    /// after a restart up to 64 entries wait for a leader to be known as committed. And a follower that was sent entries in
+    /// an interval gets no heartbeat in it.
     pub lazy_commit: bool,
 
     /// How reads make sure of leadership. Default [`ReadOnlyOption::Safe`].

@@ -39,6 +39,8 @@ pub struct Progress {
     pub msg_app_flow_paused: bool,
     /// Whether the peer is a learner.
     pub is_learner: bool,
+    /// Whether entries were sent since a heartbeat was last due: they tell the peer as much as one.
+    pub appended: bool,
 }
 
 impl Progress {
@@ -55,6 +57,7 @@ impl Progress {
             recent_active: false,
             msg_app_flow_paused: false,
             is_learner: false,
+            appended: false,
         }
     }
 
@@ -98,6 +101,7 @@ impl Progress {
         match self.state {
             ProgressState::Replicate => {
                 if entries > 0 {
+                    self.appended = true;
                     self.next = Index(self.next.0 + entries as u64);
                     self.inflights.add(self.next.prev(), bytes);
                 }

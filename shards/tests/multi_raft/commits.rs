@@ -2,7 +2,7 @@
 
 use crate::network::{Network, config, members};
 use bytes::Bytes;
-use flotilla_shards::raft::{Config, RawNode, ReplicaId, Role};
+use flotilla_shards::raft::{Config, MessageKind, RawNode, ReplicaId, Role};
 
 fn lazy(id: u64) -> Config {
     Config {
@@ -44,10 +44,38 @@ fn a_lazy_commit_index_is_stored_now_and_then() {
     assert!(storage.hard_state().commit < last);
     *network.node(2) = RawNode::new(&lazy(2), storage).expect("what it stored");
     assert!(network.node(2).raft.log().committed() < last);
-    for _ in 0..lazy(1).heartbeat_ticks {
+    // The interval in which the last entry was sent has no heartbeat.
+    for _ in 0..2 * lazy(1).heartbeat_ticks {
         network.tick();
     }
     assert_eq!(network.node(2).raft.log().committed(), last);
+}
+
+#[test]
+fn who_was_sent_entries_gets_no_heartbeat_in_that_interval() {
+    let mut network = Network::led(3, lazy);
+    for _ in 0..lazy(1).heartbeat_ticks {
+        network.tick();
+    }
+    let beats = network.count(MessageKind::Heartbeat);
+    // Replica 3 misses an entry, and the leader does not know it.
+    network.cut = vec![ReplicaId(3)];
+    commit_one(&mut network);
+    network.cut.clear();
+    for _ in 0..lazy(1).heartbeat_ticks {
+        network.tick();
+    }
+    assert_eq!(network.count(MessageKind::Heartbeat), beats);
+    for _ in 0..lazy(1).heartbeat_ticks {
+        network.tick();
+    }
+    assert_eq!(network.count(MessageKind::Heartbeat), beats + 2);
+    let last = network.node(1).raft.log().committed();
+    assert_eq!(
+        network.node(3).raft.log().committed(),
+        last,
+        "what was lost is sent again"
+    );
 }
 
 #[test]

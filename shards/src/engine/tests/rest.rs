@@ -62,6 +62,18 @@ impl Fleet {
 }
 
 #[test]
+fn a_write_to_a_resting_shard_costs_no_heartbeat() {
+    let mut fleet = resting_fleet();
+    let before = fleet.sent();
+    let leader = fleet.leader(SHARD).expect("led");
+    fleet.node(leader).put(SHARD, 1);
+    fleet.tick(idle_ticks());
+    assert_eq!(fleet.resting(), [SHARDS as usize; 3]);
+    // The append and the word that the shard rests, to both followers; acknowledgements leave with the log writes.
+    assert_eq!(fleet.sent() - before, 4);
+}
+
+#[test]
 fn idle_shards_cost_one_message_per_node_and_interval() {
     let mut fleet = resting_fleet();
     let before = fleet.sent();

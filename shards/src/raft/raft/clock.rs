@@ -119,7 +119,7 @@ impl<S: Storage> Raft<S> {
             && self.heartbeat_elapsed() >= self.settings.heartbeat_ticks
         {
             self.heartbeat_since = self.now;
-            self.broadcast_heartbeat();
+            self.heartbeat_due();
         }
         Ok(())
     }

@@ -104,11 +104,28 @@ impl<S: Storage> Raft<S> {
         self.broadcast_heartbeat_round(round);
     }
 
+    /// Sends the heartbeats that are due. With lazy commits, who was sent entries in the interval gets none, unless a round
+    /// needs its answer: they said that there is a leader, and their acknowledgement that there is a follower. Were they
+    /// lost, the next interval without entries finds out.
+    pub(super) fn heartbeat_due(&mut self) {
+        let round = self.next_round();
+        let skips = self.settings.lazy_commit && round == 0;
+        self.send_heartbeats(round, skips);
+    }
+
     pub(super) fn broadcast_heartbeat_round(&mut self, round: u64) {
+        self.send_heartbeats(round, false);
+    }
+
+    fn send_heartbeats(&mut self, round: u64, skips: bool) {
         for to in self.other_members() {
             let Some(progress) = self.tracker.progress.get_mut(to) else {
                 continue;
             };
+            let appended = std::mem::take(&mut progress.appended);
+            if skips && appended && progress.state == ProgressState::Replicate {
+                continue;
+            }
             // Not beyond what the peer is known to have: its log might differ there.
             let commit = progress.match_index.min(self.log.committed());
             progress.sent_commit(commit);
