@@ -10,6 +10,7 @@ use std::time::Duration;
 use flotilla_metrics::Metrics;
 
 use crate::config::Size;
+use crate::events::{Event, Events};
 
 /// Bytes of a file system.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +50,7 @@ pub struct DiskWatch {
     reserve: Size,
     low: AtomicBool,
     free: AtomicU64,
+    events: Arc<Events>,
 }
 
 /// Too little disk space is left for writes.
@@ -65,16 +67,17 @@ pub struct DiskLow {
 }
 
 impl DiskWatch {
-    /// Looks for the first time.
+    /// Looks for the first time; when the answer to [`DiskWatch::check`] changes, that is noted among `events`.
     ///
     /// # Errors
     /// The folder does not exist or cannot be asked.
-    pub fn new(folder: &Path, reserve: Size) -> io::Result<Self> {
+    pub fn new(folder: &Path, reserve: Size, events: Arc<Events>) -> io::Result<Self> {
         let watch = Self {
             folder: folder.to_owned(),
             reserve,
             low: AtomicBool::new(false),
             free: AtomicU64::new(0),
+            events,
         };
         watch.look()?;
         Ok(watch)
@@ -99,9 +102,11 @@ impl DiskWatch {
         match (was_low, low) {
             (false, true) => {
                 tracing::error!(%folder, %free, %reserve, "the disk is nearly full: writes are refused, reads go on");
+                self.events.note(Event::DiskLow { free });
             }
             (true, false) => {
-                tracing::info!(%folder, %free, %reserve, "the disk has room again: writes are taken")
+                tracing::info!(%folder, %free, %reserve, "the disk has room again: writes are taken");
+                self.events.note(Event::DiskHasRoom { free });
             }
             _ => {}
         }
@@ -153,7 +158,7 @@ mod tests {
     #[test]
     fn writes_stop_below_the_reserve_and_return_a_quarter_above_it() {
         let folder = tempfile::tempdir().expect("temporary folder");
-        let watch = DiskWatch::new(folder.path(), Size(0)).expect("look");
+        let watch = DiskWatch::new(folder.path(), Size(0), Arc::default()).expect("look");
         assert_eq!(watch.check(), Ok(()));
 
         let watch = DiskWatch {
@@ -185,7 +190,8 @@ mod tests {
         let Space { free, size } = space(folder.path()).expect("it is there");
         assert!(free > 0 && free <= size, "{free} of {size}");
         assert!(space(&folder.path().join("missing")).is_err());
-        let impossible = DiskWatch::new(folder.path(), Size(u64::MAX)).expect("look");
+        let impossible =
+            DiskWatch::new(folder.path(), Size(u64::MAX), Arc::default()).expect("look");
         assert!(impossible.check().is_err());
     }
 }

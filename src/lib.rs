@@ -8,6 +8,7 @@ pub mod client;
 pub mod clock;
 pub mod config;
 pub mod disk;
+pub mod events;
 pub mod exit;
 pub mod logging;
 pub mod marks;

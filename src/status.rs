@@ -21,6 +21,7 @@ use tokio::net::TcpListener;
 use tokio::sync::Notify;
 
 use crate::config::{Config, LogLevel};
+use crate::events::{Event, Events};
 use crate::logging::LogControl;
 
 /// Open connections get this long to end once the server is told to stop.
@@ -69,6 +70,12 @@ pub trait StatusSource: Send + Sync + 'static {
 
     /// One shard as this node sees it, or nothing if it has no replica of it.
     fn shard(&self, id: u64) -> BoxFuture<'_, Option<Value>>;
+
+    /// The newest slow requests, the newest first: `requests`.
+    fn slow(&self, limit: usize) -> Value;
+
+    /// What has happened lately.
+    fn events(&self) -> &Events;
 
     /// The metrics, with gauges brought up to date. May block.
     fn metrics(&self) -> Arc<Metrics>;
@@ -123,6 +130,8 @@ fn router(shared: Arc<Shared>) -> Router {
         .route("/status", get(status))
         .route("/config", get(config))
         .route("/log-level", get(log_level).put(set_log_level))
+        .route("/events", get(events))
+        .route("/slow", get(slow))
         .route("/shards", get(shards))
         .route("/shards/{id}", get(shard))
         .fallback(|| async { refusal(StatusCode::NOT_FOUND, "no such page; / lists them") })
@@ -144,6 +153,8 @@ async fn index() -> &'static str {
      /status          version, ids, counts\n\
      /config          the configuration in force\n\
      /log-level       what is logged; PUT changes it\n\
+     /events          what has happened lately; ?after=NUMBER&limit=N\n\
+     /slow            requests that took long; ?limit=N\n\
      /shards          the shards of this node; ?after=ID&limit=N turns pages, ?hottest=N has the most asked\n\
      /shards/{id}     one shard as this node sees it\n"
 }
@@ -215,13 +226,47 @@ async fn log_level(State(shared): State<Arc<Shared>>) -> Response {
 async fn set_log_level(State(shared): State<Arc<Shared>>, body: String) -> Response {
     let level = match body.trim().parse::<LogLevel>() {
         Ok(level) => level,
-        Err(expected) => return refusal(StatusCode::BAD_REQUEST, format!("log level: {expected}")),
+        Err(expected) => {
+            let why = format!("log level: {expected}");
+            let setting = "log.level";
+            shared.source.events().note(Event::SettingRefused {
+                setting,
+                why: why.clone(),
+            });
+            return refusal(StatusCode::BAD_REQUEST, why);
+        }
     };
     if let Err(error) = shared.log.set_level(&level) {
         return refusal(StatusCode::INTERNAL_SERVER_ERROR, error.to_string());
     }
     tracing::info!(level = level.as_str(), "the log level was changed");
+    shared.source.events().note(Event::LogLevelSet {
+        level: level.as_str().to_owned(),
+    });
     (level.as_str().to_owned() + "\n").into_response()
+}
+
+#[derive(serde::Deserialize)]
+struct NewestQuery {
+    after: Option<u64>,
+    limit: Option<usize>,
+}
+
+async fn events(
+    State(shared): State<Arc<Shared>>,
+    Query(query): Query<NewestQuery>,
+) -> Json<Value> {
+    let limit = query.limit.unwrap_or(ROWS);
+    Json(
+        shared
+            .source
+            .events()
+            .to_json(query.after.unwrap_or(0), limit),
+    )
+}
+
+async fn slow(State(shared): State<Arc<Shared>>, Query(query): Query<NewestQuery>) -> Json<Value> {
+    Json(shared.source.slow(query.limit.unwrap_or(ROWS)))
 }
 
 #[derive(serde::Deserialize)]

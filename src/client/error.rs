@@ -357,6 +357,7 @@ mod tests {
                     shard_id: 9,
                     ..v1::Descriptor::default()
                 }),
+                request_id: String::new(),
             };
             assert_eq!(
                 Error::from(proto.clone()).into_proto(true),

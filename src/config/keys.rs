@@ -237,6 +237,11 @@ settings! {
         level: LogLevel = "info", live;
         /// "text", "json", or "auto": text on a terminal, JSON otherwise.
         format: LogFormat = "auto";
+        /// Requests that take this long are logged, with the time that each stage took, and listed at /slow of the status
+        /// port. 0s: none.
+        slow_request: Duration = "100ms" in "0s" ..= "1h";
+        /// Whether keys may be shown there. Values never are.
+        slow_request_keys: bool = "false";
     }
 }
 

@@ -46,6 +46,8 @@ fn every_key_keeps_another_value_through_the_file() {
                 }
             }
             (None, Shape::List) => "a:1,b:2",
+            (None, Shape::Switch) if key.default == "false" => "true",
+            (None, Shape::Switch) => "false",
             (None, _) if key.section == "log" && key.name == "format" => "json",
             (None, _) if key.section == "log" => "warn,flotilla::transport=debug",
             (None, _) if key.name == "data" => "/some/where \"else\"",

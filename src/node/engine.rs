@@ -19,18 +19,19 @@ use futures_util::future::BoxFuture;
 
 use super::{
     NodeError, Shared,
-    links::{self, Inwards, Outwards},
+    links::{self, Heard, Inwards, Outwards},
     reader::Reader,
 };
 use crate::{
     config::{Config, Ticks},
     disk::DiskWatch,
+    events::Event,
     router::Router,
     runtime::{
         Busy, Reply, Runtime, RuntimeOptions, ShardRequest, Workers,
         applier::{Applier, ApplierLimits},
     },
-    server::{RuntimeHandle, ServiceOptions, Services, forward::NodeStreams},
+    server::{RuntimeHandle, ServiceOptions, Services, forward::NodeStreams, trace::RequestIds},
     storage::{RocksLogReader, RocksState, StorageWriter},
     transport::{LocalNode, Transport, TransportOptions},
 };
@@ -70,6 +71,9 @@ impl Running {
             Genesis::try_from(genesis).map_err(|error| NodeError::Genesis(error.to_string()))?;
         let node = NodeId(identity.node_id);
         let replicas = stores.recover().map_err(NodeError::Open)?;
+        shared.events.note(Event::Started {
+            replicas: replicas.len(),
+        });
         let nodes: Vec<proto::Node> = genesis.nodes().iter().map(proto::Node::from).collect();
         let router = Arc::new(router(node, &genesis, &replicas, &nodes));
 
@@ -95,6 +99,8 @@ impl Running {
             router: Arc::clone(&router),
             state: Arc::clone(&stores.state),
             fatal: fatal.clone(),
+            events: Arc::clone(&shared.events),
+            heard: Heard::default(),
         };
         let transport = Transport::start(
             local,
@@ -141,6 +147,7 @@ impl Running {
             state: Arc::clone(&stores.state),
             inboxes,
             fatal: fatal.clone(),
+            events: Arc::clone(&shared.events),
             incarnation: (stores.log.marks().lineage().newest()).map_or(seed, |now| now.start),
         };
         let ticks = config.raft.ticks();
@@ -181,6 +188,8 @@ impl Running {
             },
             metrics: Arc::clone(metrics),
             requests: AtomicUsize::new(0),
+            slow: Arc::clone(&shared.slow),
+            request_ids: RequestIds::default(),
             gate: gate.clone(),
         });
         Ok(Self {

@@ -1,7 +1,7 @@
 //! What connects the workers with storage, transport and router, in both directions. No decisions: each method hands
 //! something on.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use flotilla_proto::v1 as proto;
 use flotilla_shards::{
@@ -10,8 +10,12 @@ use flotilla_shards::{
     raft::{EntryId, Message, Role},
 };
 
+use parking_lot::Mutex;
+use smallvec::SmallVec;
+
 use super::fatal::Fatal;
 use crate::{
+    events::{Event, Events},
     router::Router,
     runtime::{
         Inboxes, Reply, Surroundings,
@@ -34,6 +38,7 @@ pub(super) struct Outwards {
     pub(super) state: Arc<RocksState>,
     pub(super) inboxes: Inboxes,
     pub(super) fatal: Fatal,
+    pub(super) events: Arc<Events>,
     /// Different at each start.
     pub(super) incarnation: u64,
 }
@@ -71,10 +76,18 @@ impl Surroundings for Outwards {
             shard,
             message,
         };
-        let inboxes = self.inboxes.clone();
+        let (inboxes, events) = (self.inboxes.clone(), Arc::clone(&self.events));
         let done = move |outcome| {
             if let SendOutcome::Failed(reason) = &outcome {
                 tracing::warn!(%shard, %node, reason, "snapshot was not sent; Raft asks for it again");
+                let reason = reason.clone();
+                events.note(Event::SnapshotNotSent {
+                    shard,
+                    node,
+                    reason,
+                });
+            } else if outcome == SendOutcome::Done {
+                events.note(Event::SnapshotSent { shard, node });
             }
             inboxes.snapshot_sent(shard, node, outcome == SendOutcome::Done);
         };
@@ -83,13 +96,34 @@ impl Surroundings for Outwards {
     }
 
     fn changed(&self, changes: &[RoleChange]) {
+        let mut events = SmallVec::<[Event; 4]>::new();
         for change in changes {
+            let RoleChange {
+                shard,
+                term,
+                leader,
+                role,
+            } = *change;
+            let led = self.router.leader(shard) == Some(self.router.local());
             self.router.note_change(change);
-            if change.role == Role::Leader {
-                tracing::info!(shard = %change.shard, term = %change.term, "leads");
-            } else if let Some(leader) = change.leader {
-                tracing::debug!(shard = %change.shard, term = %change.term, %leader, "follows");
+            if role == Role::Leader {
+                tracing::info!(%shard, %term, "leads");
+                events.push(Event::Leads { shard, term });
+            } else if led {
+                events.push(Event::StepsDown {
+                    shard,
+                    term,
+                    leader,
+                });
             }
+            if let Some(leader) = leader
+                && role != Role::Leader
+            {
+                tracing::debug!(%shard, %term, %leader, "follows");
+            }
+        }
+        if !events.is_empty() {
+            self.events.note_all(events);
         }
     }
 
@@ -122,8 +156,42 @@ pub(super) fn applied(inboxes: &Inboxes, event: ApplierEvent) {
     }
 }
 
+/// The other nodes that live, with the number of their start.
+#[derive(Default)]
+pub(super) struct Heard(Mutex<BTreeMap<NodeId, Start>>);
+
+struct Start {
+    incarnation: u64,
+    lost: bool,
+}
+
+impl Heard {
+    /// A node says that it lives. What is news in that.
+    fn alive(&self, node: NodeId, incarnation: u64) -> Option<Event> {
+        let now = Start {
+            incarnation,
+            lost: false,
+        };
+        match self.0.lock().insert(node, now) {
+            Some(before) if before.incarnation != incarnation => {
+                Some(Event::NodeRestarted { node })
+            }
+            Some(Start { lost: false, .. }) => None,
+            _ => Some(Event::NodeHeard { node }),
+        }
+    }
+
+    fn lost(&self, node: NodeId) {
+        if let Some(start) = self.0.lock().get_mut(&node) {
+            start.lost = true;
+        }
+    }
+}
+
 /// From other nodes to the workers.
 pub(super) struct Inwards {
+    pub(super) events: Arc<Events>,
+    pub(super) heard: Heard,
     pub(super) inboxes: Inboxes,
     pub(super) router: Arc<Router>,
     pub(super) state: Arc<RocksState>,
@@ -139,6 +207,9 @@ impl Inbound for Inwards {
     }
 
     fn alive(&self, from: NodeId, incarnation: u64) {
+        if let Some(event) = self.heard.alive(from, incarnation) {
+            self.events.note(event);
+        }
         self.inboxes.alive(from, incarnation);
     }
 
@@ -147,10 +218,16 @@ impl Inbound for Inwards {
     }
 
     fn unreachable(&self, node: NodeId) {
+        self.heard.lost(node);
+        self.events.note(Event::NodeLost { node });
         self.inboxes.unreachable(node);
     }
 
     fn moved(&self, node: proto::Node) {
+        self.events.note(Event::NodeMoved {
+            node: NodeId(node.node_id),
+            address: node.address.clone(),
+        });
         self.router.update_node(node);
     }
 
@@ -171,7 +248,16 @@ impl Inbound for Inwards {
         tracing::info!(%from, %shard, index = %meta.index, "receiving a snapshot");
         let import = Import::begin(Arc::clone(&self.state), shard, position)
             .map_err(|error| SnapshotRefused::Storage(error.to_string()))?;
+        let (node, index) = (from, meta.index);
+        self.events
+            .note(Event::SnapshotBegun { shard, node, index });
         Ok(Box::new(Sink {
+            told: Told {
+                events: Arc::clone(&self.events),
+                shard,
+                node,
+                complete: false,
+            },
             import,
             inboxes: self.inboxes.clone(),
             shard,
@@ -217,6 +303,7 @@ impl SnapshotSource for Source {
 
 /// A snapshot that is being received.
 struct Sink {
+    told: Told,
     import: Import,
     inboxes: Inboxes,
     shard: ShardId,
@@ -230,18 +317,38 @@ impl SnapshotSink for Sink {
 
     fn finish(self: Box<Self>) -> Result<(), SnapshotRefused> {
         let Self {
+            mut told,
             import,
             inboxes,
             shard,
             mut message,
         } = *self;
         let meta = import.finish().map_err(refused)?;
+        told.complete = true;
         if let Some(snapshot) = &mut message.snapshot {
             snapshot.meta = meta;
         }
         // From here on Raft decides whether it is installed; if not, the next one replaces it.
         inboxes.peer(vec![(shard, message)]);
         Ok(())
+    }
+}
+
+/// Notes how the receiving of a snapshot ended, in whatever way it does.
+struct Told {
+    events: Arc<Events>,
+    shard: ShardId,
+    node: NodeId,
+    complete: bool,
+}
+
+impl Drop for Told {
+    fn drop(&mut self) {
+        let (shard, node) = (self.shard, self.node);
+        self.events.note(match self.complete {
+            true => Event::SnapshotReceived { shard, node },
+            false => Event::SnapshotNotReceived { shard, node },
+        });
     }
 }
 

@@ -36,10 +36,11 @@ use self::{census::Census, engine::Running, fatal::Fatal};
 use crate::{
     config::{Address, Config},
     disk::DiskWatch,
+    events::{Event, Events},
     exit::ExitCode,
     logging::LogControl,
     runtime,
-    server::{self, Front, ServerOptions, bootstrap::ClusterBootstrap},
+    server::{self, Front, ServerOptions, bootstrap::ClusterBootstrap, slow::SlowRequests},
     shutdown::Gate,
     status,
     storage::{self, OpenError, StorageError, StorageOptions, Stores},
@@ -157,6 +158,8 @@ struct Shared {
     stores: Stores,
     disk: Arc<DiskWatch>,
     metrics: Arc<Metrics>,
+    events: Arc<Events>,
+    slow: Arc<SlowRequests>,
     fatal: Fatal,
     /// Requests in progress; closed when the node drains.
     gate: Gate,
@@ -192,7 +195,10 @@ impl Node {
         let stores = stores.map_err(NodeError::Open)?;
         neighbours::check(&config, &stores).await?;
         let reserve = config.storage.disk_reserve;
-        let disk = DiskWatch::new(&config.node.data, reserve).map_err(NodeError::Disk)?;
+        let events = Arc::new(Events::default());
+        let disk = DiskWatch::new(&config.node.data, reserve, Arc::clone(&events))
+            .map_err(NodeError::Disk)?;
+        let slow = SlowRequests::new(config.log.slow_request, config.log.slow_request_keys);
         let listener = listen(&config.node.listen, "node.listen").await?;
         let status_listener = listen(&config.node.status_listen, "node.status_listen").await?;
         let address = match &config.node.advertise {
@@ -206,6 +212,8 @@ impl Node {
             stores,
             disk: Arc::new(disk),
             metrics: Arc::clone(&metrics),
+            events,
+            slow: Arc::new(slow),
             fatal: Fatal::new(),
             gate: Gate::default(),
             front: OnceLock::new(),
@@ -310,6 +318,7 @@ impl Node {
     pub async fn shutdown(self, hand_over: bool) {
         let shared = &self.shared;
         shared.draining.send_replace(true);
+        shared.events.note(Event::Draining);
         self.front.set_ready(Err("draining".to_owned())).await;
         if hand_over && let Some(running) = shared.running.get() {
             let left = running
@@ -370,8 +379,15 @@ impl Shared {
             let now = self.first_problem().map_or(Ok(()), Err);
             if last.as_ref() != Some(&now) {
                 match &now {
-                    Ok(()) => tracing::info!("ready"),
-                    Err(reason) => tracing::info!(reason, "not ready"),
+                    Ok(()) => {
+                        tracing::info!("ready");
+                        self.events.note(Event::Ready);
+                    }
+                    Err(reason) => {
+                        tracing::info!(reason, "not ready");
+                        let reason = reason.clone();
+                        self.events.note(Event::NotReady { reason });
+                    }
                 }
                 front.set_ready(now.clone()).await;
                 last = Some(now);
@@ -412,6 +428,7 @@ impl ClusterBootstrap for Bootstrap {
             let shared = Arc::clone(&self.0);
             let adopt = move || shared.stores.adopt(&genesis, node);
             blocking(adopt).await.map_err(|error| error.to_string())?;
+            self.0.events.note(Event::Joined { node });
             // The front owns this object, so it is still there.
             let front = self.0.front.get().and_then(Weak::upgrade);
             let front = front.ok_or("the node is going down")?;

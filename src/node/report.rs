@@ -16,6 +16,7 @@ use super::{
     engine::{Running, role},
 };
 use crate::{
+    events::Events,
     process,
     server::Front,
     status::{ReadyCheck, StatusSource, Which},
@@ -140,6 +141,14 @@ impl StatusSource for Source {
                 }
             }
         })
+    }
+
+    fn slow(&self, limit: usize) -> Value {
+        self.shared.slow.to_json(limit)
+    }
+
+    fn events(&self) -> &Events {
+        &self.shared.events
     }
 
     fn metrics(&self) -> Arc<Metrics> {

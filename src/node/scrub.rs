@@ -12,7 +12,7 @@ use flotilla_shards::{descriptor::Descriptor, ids::ShardId};
 use tokio::time::sleep;
 
 use super::{Shared, engine::Running};
-use crate::client::Admin;
+use crate::{client::Admin, events::Event};
 
 /// How long a node may take to read a shard.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -42,7 +42,7 @@ pub(super) async fn watch(shared: &Shared) {
         for shard in round {
             sleep(pause).await;
             if leads(running, shard) {
-                let outcome = compare(running, shard).await;
+                let outcome = compare(shared, running, shard).await;
                 shared.metrics.scrubs.of(outcome).inc();
             }
         }
@@ -60,7 +60,7 @@ fn led(running: &Running) -> Vec<ShardId> {
     all.filter(|shard| leads(running, *shard)).collect()
 }
 
-async fn compare(running: &Running, shard: ShardId) -> ScrubOutcome {
+async fn compare(shared: &Shared, running: &Running, shard: ShardId) -> ScrubOutcome {
     for attempt in 0..TRIES {
         if attempt > 0 {
             sleep(PAUSE).await;
@@ -76,6 +76,7 @@ async fn compare(running: &Running, shard: ShardId) -> ScrubOutcome {
                 let found: Vec<String> = sums.iter().map(describe).collect();
                 let found = found.join("; ");
                 tracing::error!(%shard, found, "replicas of a shard differ: keep all data folders and report it");
+                shared.events.note(Event::ReplicasDiffer { shard, found });
                 return ScrubOutcome::Different;
             }
         }

@@ -5,7 +5,10 @@
 use std::time::Duration;
 
 use super::Shared;
-use crate::storage::{Fault, StorageError};
+use crate::{
+    events::Event,
+    storage::{Fault, StorageError},
+};
 
 /// Looks per election timeout.
 const LOOKS: u32 = 4;
@@ -36,12 +39,14 @@ pub(super) async fn watch(shared: &Shared) {
         if takes >= bound {
             if stalled.is_none() {
                 tracing::error!(?takes, "the disk has stalled: handing leaderships over");
+                shared.events.note(Event::DiskStalled { takes });
             }
             // Again at each look: leaderships that came back, or that nobody could take before.
             running.runtime.hand_over();
             stalled = Some(takes);
         } else if let Some(took) = stalled.take() {
             tracing::warn!(?took, "the disk answers again");
+            shared.events.note(Event::DiskAnswers { took });
         }
     }
 }

@@ -22,7 +22,7 @@ use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 
 pub use inbox::{Inboxes, NodeEngine, ShardRequest};
-pub use reply::{Answer, Budget, Busy, Outcome, Permit, Reply};
+pub use reply::{Answer, Budget, Busy, Outcome, Permit, Reply, StageTimes};
 pub use worker::Surroundings;
 
 use crate::storage::RocksLogReader;

@@ -26,11 +26,25 @@ pub enum Answer {
 /// How a request ended.
 pub type Outcome = Result<Answer, Refused>;
 
+/// Microseconds that a write has spent in each stage of the engine.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StageTimes {
+    /// See [`Stage::Queue`].
+    pub queue: u32,
+    /// See [`Stage::Propose`].
+    pub propose: u32,
+    /// See [`Stage::Commit`].
+    pub commit: u32,
+    /// See [`Stage::Apply`].
+    pub apply: u32,
+}
+
 /// Who waits for a request, and the share of the node's budget that the request holds until it ends.
 ///
 /// A reply that is dropped without an answer gives its share back; whoever waits finds out by its deadline.
 pub struct Reply {
-    call: Box<dyn FnOnce(Outcome) + Send>,
+    call: Box<dyn FnOnce(Outcome, StageTimes) + Send>,
+    times: StageTimes,
     /// Start of the stage that the request is in.
     since: Instant,
     permit: Option<Permit>,
@@ -39,9 +53,10 @@ pub struct Reply {
 impl Reply {
     /// A reply that calls `call` once. It runs on a thread of the engine: it may hand the outcome on and do nothing
     /// else.
-    pub fn new(call: impl FnOnce(Outcome) + Send + 'static) -> Self {
+    pub fn new(call: impl FnOnce(Outcome, StageTimes) + Send + 'static) -> Self {
         Self {
             call: Box::new(call),
+            times: StageTimes::default(),
             since: Instant::now(),
             permit: None,
         }
@@ -50,7 +65,7 @@ impl Reply {
     /// Ends the request.
     pub fn send(self, outcome: Outcome) {
         drop(self.permit);
-        (self.call)(outcome);
+        (self.call)(outcome, self.times);
     }
 
     /// Bytes that the request has brought.
@@ -68,6 +83,15 @@ impl Reply {
         let time = now.saturating_duration_since(self.since);
         metrics.stage_seconds.of(stage).observe(time.as_secs_f64());
         self.since = now;
+        let micros = u32::try_from(time.as_micros()).unwrap_or(u32::MAX);
+        match stage {
+            Stage::Queue => self.times.queue = micros,
+            Stage::Propose => self.times.propose = micros,
+            Stage::Commit => self.times.commit = micros,
+            Stage::Apply => self.times.apply = micros,
+            // Of log writes, not of requests.
+            Stage::Sync => {}
+        }
     }
 }
 
@@ -171,7 +195,7 @@ mod tests {
         let metrics = Arc::new(Metrics::new().expect("metrics register once"));
         let budget = Budget::new(10, metrics);
         let inner = Arc::clone(&budget);
-        let mut reply = Reply::new(move |_| {
+        let mut reply = Reply::new(move |_, _| {
             inner
                 .take(10)
                 .expect("the share is back when the caller hears");

@@ -19,17 +19,21 @@ use flotilla_shards::{
 };
 use tokio::time::Instant;
 
-use super::{request as requests, services::Services};
+use super::{
+    request as requests,
+    services::Services,
+    trace::{Trace, Wait},
+};
 use crate::{
     client,
     router::Router,
-    runtime::{Answer, Outcome, Reply, ShardRequest},
+    runtime::{Answer, Outcome, Reply, ShardRequest, StageTimes},
 };
 
-/// Takes the event of one try. Called from threads of the engine and tasks of connections: must be quick and must not
+/// Takes the event of one try; with a write's word come its times in the engine. Called from threads of the engine and tasks of connections: must be quick and must not
 /// block. Dropped unused it must report [`Event::Dropped`].
 pub(super) trait Completion: Send + 'static {
-    fn complete(self, event: Event);
+    fn complete(self, event: Event, times: Option<StageTimes>);
 }
 
 /// What is to be done next for a call.
@@ -90,36 +94,50 @@ impl Call {
         self.0.expired(Instant::now())
     }
 
-    /// Does what follows from an event. `completion` is for what is sent off.
+    /// Does what follows from an event that came with these `times`. `completion` is for what is sent off.
     pub(super) fn resume<C: Completion>(
         &mut self,
         services: &Services,
+        trace: &mut Trace,
         mut event: Event,
+        times: Option<StageTimes>,
         completion: impl FnOnce() -> C,
     ) -> Step {
+        let now = Instant::now();
+        trace.settle(times, now);
         let mut completion = Some(completion);
         let mut completion = || completion.take().expect("only one try is sent off")();
         let mut routes: &Router = &services.router;
         loop {
-            let step = (self.0).resume(event, &mut routes, &services.limits, Instant::now());
+            let step = (self.0).resume(event, &mut routes, &services.limits, now);
+            trace.shard = self.0.shard();
             let sent = match step {
                 call::Step::Propose {
                     shard,
                     command,
                     bytes,
                 } => {
+                    trace.wait(Wait::Write, now);
                     let request = ShardRequest::Write { command, bytes };
                     submit(services, shard, request, completion())
                 }
                 call::Step::Confirm(shard) => {
+                    trace.wait(Wait::Confirm, now);
                     submit(services, shard, ShardRequest::Read, completion())
                 }
-                call::Step::Forward(node) => self.forward(services, node, &mut completion),
+                call::Step::Forward(node) => {
+                    trace.wait(Wait::Forward(node), now);
+                    self.forward(services, trace, node, &mut completion)
+                }
                 call::Step::Hold(hold) => {
+                    trace.wait(Wait::Hold, now);
                     services.metrics.held.inc();
                     return Step::Hold(hold);
                 }
-                call::Step::Read(descriptor) => return Step::Read(descriptor),
+                call::Step::Read(descriptor) => {
+                    trace.wait(Wait::Read, now);
+                    return Step::Read(descriptor);
+                }
                 call::Step::Done(result) => return Step::Done(result),
             };
             match sent {
@@ -132,6 +150,7 @@ impl Call {
     fn forward<C: Completion>(
         &self,
         services: &Services,
+        trace: &mut Trace,
         leader: NodeId,
         completion: impl FnOnce() -> C,
     ) -> Result<(), Event> {
@@ -143,13 +162,14 @@ impl Call {
         let request = proto::Request {
             kind: Some(self.kind().clone()),
             forwarded: true,
+            request_id: trace.id(&services.request_ids).to_string(),
             ..proto::Request::default()
         };
         let write = flotilla_shards::service::request::is_write(self.kind());
         let timeout = self.deadline().saturating_duration_since(Instant::now());
         let completion = completion();
         let done =
-            Box::new(move |result| completion.complete(Event::Remote(remote(result, write))));
+            Box::new(move |result| completion.complete(Event::Remote(remote(result, write)), None));
         services.forward.forward(&node, request, timeout, done);
         Ok(())
     }
@@ -162,7 +182,7 @@ fn submit<C: Completion>(
     request: ShardRequest,
     completion: C,
 ) -> Result<(), Event> {
-    let reply = Reply::new(move |outcome| completion.complete(local(outcome)));
+    let reply = Reply::new(move |outcome, times| completion.complete(local(outcome), Some(times)));
     let submitted = services.runtime.submit(shard, request, reply);
     submitted.map_err(|busy| Event::Busy(busy.into()))
 }

@@ -1,7 +1,5 @@
 //! What the protocol's `Error` (made by [`flotilla_shards::service::error`]) is to gRPC and to the metrics: exhaustive maps.
 
-use std::borrow::Borrow;
-
 use bytes::Bytes;
 use flotilla_metrics::Outcome;
 use flotilla_proto::v1::{self as proto, error::Code};
@@ -9,6 +7,7 @@ pub(super) use flotilla_shards::service::error::*;
 use prost::Message as _;
 use tonic::Status;
 
+use super::trace::REQUEST_ID;
 use crate::{router::RouteError, runtime::Busy};
 
 /// The node is not part of a cluster.
@@ -37,7 +36,7 @@ impl From<Busy> for proto::Error {
     }
 }
 
-/// The gRPC status of an error; the whole of it is in the details.
+/// The gRPC status of an error; the whole of it is in the details. A request's id is in the metadata too.
 pub(super) fn status(error: &proto::Error) -> Status {
     let code = match error.code() {
         Code::InvalidArgument | Code::CrossShard => tonic::Code::InvalidArgument,
@@ -50,15 +49,21 @@ pub(super) fn status(error: &proto::Error) -> Status {
         Code::Internal | Code::Unspecified => tonic::Code::Internal,
     };
     let details = Bytes::from(error.encode_to_vec());
-    Status::with_details(code, error.message.clone(), details)
+    let mut status = Status::with_details(code, error.message.clone(), details);
+    if let Ok(id) = error.request_id.parse()
+        && !error.request_id.is_empty()
+    {
+        status.metadata_mut().insert(REQUEST_ID, id);
+    }
+    status
 }
 
 /// The label of a result in the metrics.
-pub(super) fn outcome<T, E: Borrow<proto::Error>>(result: &Result<T, E>) -> Outcome {
+pub(super) fn outcome<T>(result: &Result<T, proto::Error>) -> Outcome {
     let Err(error) = result else {
         return Outcome::Ok;
     };
-    match error.borrow().code() {
+    match error.code() {
         Code::InvalidArgument => Outcome::InvalidArgument,
         Code::NotLeader => Outcome::NotLeader,
         Code::EpochMismatch => Outcome::EpochMismatch,

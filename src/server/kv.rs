@@ -6,7 +6,12 @@ use flotilla_metrics::{Operation, Outcome};
 use flotilla_proto::v1::{self as proto, kv_server, request, response};
 use tonic::{Request, Response, Status, Streaming, metadata::MetadataMap};
 
-use super::{Front, error, services::Services, stream::Answers};
+use super::{
+    Front, error,
+    services::Services,
+    stream::Answers,
+    trace::{REQUEST_ID, RequestId},
+};
 
 /// The service; answers "not initialized" until the node is part of a cluster.
 pub(super) struct KvService(pub(super) Arc<Front>);
@@ -25,8 +30,9 @@ impl KvService {
     ) -> Result<response::Kind, Status> {
         let services = self.services()?;
         let wish = wished_timeout(request.metadata());
+        let id = request_id(request.metadata());
         services
-            .answer(wrap(request.into_inner()), wish, false)
+            .answer(wrap(request.into_inner()), wish, id)
             .await
             .map_err(|error| error::status(&error))
     }
@@ -99,6 +105,12 @@ fn routes(services: &Services) -> proto::RoutesResponse {
             .collect(),
         nodes: nodes.values().map(|node| (**node).clone()).collect(),
     }
+}
+
+/// The id that a client gives its call, if it does.
+fn request_id(metadata: &MetadataMap) -> RequestId {
+    let text = metadata.get(REQUEST_ID).and_then(|id| id.to_str().ok());
+    text.map_or_else(RequestId::default, RequestId::given)
 }
 
 /// The time that a client gives its call: gRPC's `grpc-timeout` header, up to eight digits and a unit.

@@ -5,6 +5,7 @@
 //! - [`services`]: what that stands on; the engine and the state database are traits here.
 //! - `admin`, `peer`, [`bootstrap`]: operators, other nodes, and how nodes become a cluster.
 //! - `error`: what an error is to gRPC and to the metrics.
+//! - [`trace`], [`slow`]: a request's id and where its time goes; the requests that took long.
 //!
 //! What may not live here: rules about data and requests (see [`flotilla_shards::kv`] and [`flotilla_shards::service`]) and
 //! decisions about shards.
@@ -26,9 +27,11 @@ mod peer;
 mod perform;
 mod request;
 pub mod services;
+pub mod slow;
 mod stream;
 #[cfg(test)]
 mod tests;
+pub mod trace;
 
 use std::{
     future::Future,

@@ -19,30 +19,32 @@ use super::{
     call::{Call, Completion, Event, Step, hold},
     error, request as requests,
     services::Services,
+    trace::Trace,
 };
+use crate::runtime::StageTimes;
 
 /// Completes a call that has a task of its own.
-pub(super) struct Channel(oneshot::Sender<Event>);
+pub(super) struct Channel(oneshot::Sender<(Event, Option<StageTimes>)>);
 
 impl Completion for Channel {
-    fn complete(self, event: Event) {
+    fn complete(self, event: Event, times: Option<StageTimes>) {
         // Nobody listens any more once the deadline has passed.
-        let _ = self.0.send(event);
+        let _ = self.0.send((event, times));
     }
 }
 
 impl Services {
-    /// Answers one request.
+    /// Answers one request, and notes in its trace where its time went.
     pub(super) async fn perform(
         self: &Arc<Self>,
         kind: request::Kind,
         deadline: Instant,
-        forwarded: bool,
+        trace: &mut Trace,
     ) -> Result<response::Kind, proto::Error> {
         match kind {
-            request::Kind::Scan(scan) => self.scan(scan, deadline, forwarded).await,
-            request::Kind::BatchGet(get) => self.batch_get(get, deadline, forwarded).await,
-            kind => self.call(kind, deadline, forwarded).await,
+            request::Kind::Scan(scan) => self.scan(scan, deadline, trace).await,
+            request::Kind::BatchGet(get) => self.batch_get(get, deadline, trace).await,
+            kind => self.call(kind, deadline, trace).await,
         }
     }
 
@@ -51,26 +53,30 @@ impl Services {
         self: &Arc<Self>,
         kind: request::Kind,
         deadline: Instant,
-        forwarded: bool,
+        trace: &mut Trace,
     ) -> Result<response::Kind, proto::Error> {
-        let mut call = Call::new(kind, Instant::now(), deadline, forwarded);
-        let mut event = Event::Retry;
+        let mut call = Call::new(kind, Instant::now(), deadline, trace.forwarded);
+        let (mut event, mut times) = (Event::Retry, None);
         loop {
             let mut receiver = None;
-            let step = call.resume(self, event, || {
+            let step = call.resume(self, trace, event, times, || {
                 let (sender, waiting) = oneshot::channel();
                 receiver = Some(waiting);
                 Channel(sender)
             });
-            event = match step {
+            (event, times) = match step {
                 Step::Done(result) => return result,
-                Step::Read(descriptor) => return self.read(call.into_kind(), descriptor).await,
-                Step::Hold(wait) => hold(wait, &self.router).await,
+                Step::Read(descriptor) => {
+                    let result = self.read(call.into_kind(), descriptor).await;
+                    trace.settle(None, Instant::now());
+                    return result;
+                }
+                Step::Hold(wait) => (hold(wait, &self.router).await, None),
                 Step::Pending => {
                     let waiting = receiver.expect("a call that is pending has made its completion");
                     match timeout_at(call.deadline(), waiting).await {
-                        Ok(Ok(event)) => event,
-                        Ok(Err(_)) => Event::Dropped,
+                        Ok(Ok(came)) => came,
+                        Ok(Err(_)) => (Event::Dropped, None),
                         Err(_) => return Err(call.expired()),
                     }
                 }
@@ -137,7 +143,7 @@ impl Services {
         self: &Arc<Self>,
         get: proto::BatchGetRequest,
         deadline: Instant,
-        forwarded: bool,
+        trace: &mut Trace,
     ) -> Result<response::Kind, proto::Error> {
         rules::check_batch_get(&get, &self.limits)?;
         let consistency = get.consistency;
@@ -162,20 +168,34 @@ impl Services {
         }
         let mut results = vec![proto::GetResponse::default(); get.keys.len()];
         let mut bytes = 0;
-        let calls = parts.into_iter().map(|(_, positions, part)| async {
-            let keys = part.keys.len();
-            let kind = request::Kind::BatchGet(part);
-            match self.call(kind, deadline, forwarded).await? {
-                response::Kind::BatchGet(got) if got.results.len() == keys => {
-                    Ok((positions, got.results))
-                }
-                _ => Err(error::of(
-                    Code::Internal,
-                    "the answer does not fit the batched get",
-                )),
+        let calls = parts.into_iter().map(|(_, positions, part)| {
+            let mut trace = trace.part(&self.request_ids, Instant::now());
+            async move {
+                let keys = part.keys.len();
+                let kind = request::Kind::BatchGet(part);
+                let got = match self.call(kind, deadline, &mut trace).await {
+                    Ok(response::Kind::BatchGet(got)) if got.results.len() == keys => {
+                        Ok((positions, got.results))
+                    }
+                    Ok(_) => Err(error::of(
+                        Code::Internal,
+                        "the answer does not fit the batched get",
+                    )),
+                    Err(error) => Err(error),
+                };
+                (trace, got)
             }
         });
-        for part in join_all(calls).await {
+        let calls: Vec<_> = calls.collect();
+        let several = calls.len() > 1;
+        let (traces, got): (Vec<_>, Vec<_>) = join_all(calls).await.into_iter().unzip();
+        for part in &traces {
+            trace.join(part);
+        }
+        if several {
+            trace.shard = ShardId(0);
+        }
+        for part in got {
             let (positions, got) = part?;
             for (position, result) in positions.into_iter().zip(got) {
                 bytes += result.value.as_ref().map_or(0, bytes::Bytes::len);
@@ -196,7 +216,7 @@ impl Services {
         self: &'a Arc<Self>,
         mut scan: proto::ScanRequest,
         deadline: Instant,
-        forwarded: bool,
+        trace: &'a mut Trace,
     ) -> BoxFuture<'a, Result<response::Kind, proto::Error>> {
         async move {
             rules::check_scan(&mut scan, &self.limits)?;
@@ -208,7 +228,7 @@ impl Services {
                     return Ok(response::Kind::Scan(page));
                 };
                 let kind = request::Kind::Scan(part);
-                let response::Kind::Scan(part) = self.call(kind, deadline, forwarded).await? else {
+                let response::Kind::Scan(part) = self.call(kind, deadline, trace).await? else {
                     return Err(error::of(
                         Code::Internal,
                         "the answer does not fit the scan",

@@ -18,6 +18,32 @@ pub(super) fn operation(kind: &request::Kind) -> Operation {
     }
 }
 
+/// The key that a request is about, or the first of several: of a scan the one at which it begins.
+pub(super) fn first_key(kind: &request::Kind) -> Option<&Bytes> {
+    use flotilla_proto::v1::operation;
+    match kind {
+        request::Kind::Get(get) => Some(&get.key),
+        request::Kind::BatchGet(get) => get.keys.first(),
+        request::Kind::Put(put) => Some(&put.key),
+        request::Kind::Delete(delete) => Some(&delete.key),
+        request::Kind::Scan(scan) if scan.reverse => Some(&scan.end),
+        request::Kind::Scan(scan) => Some(&scan.start),
+        request::Kind::Batch(batch) => {
+            let condition = batch.conditions.first().map(|condition| &condition.key);
+            let operation = batch.operations.first().and_then(|operation| {
+                Some(match operation.kind.as_ref()? {
+                    operation::Kind::Put(put) => &put.key,
+                    operation::Kind::Delete(delete) => &delete.key,
+                    operation::Kind::DeleteRange(delete) => &delete.start,
+                })
+            });
+            operation.or(condition)
+        }
+        request::Kind::OpenSession(open) => Some(&open.key),
+        request::Kind::CloseSession(close) => Some(&close.key),
+    }
+}
+
 /// Bytes of keys and values.
 pub(super) fn rows_bytes(rows: &[proto::Row]) -> usize {
     rows.iter().map(|row| row.key.len() + row.value.len()).sum()

@@ -1,12 +1,12 @@
 //! What the services of an initialized node stand on.
 
 use std::{
-    borrow::Borrow,
+    convert::Infallible,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use flotilla_metrics::{BusyReason, Metrics, Operation};
@@ -19,7 +19,13 @@ use flotilla_shards::{
 use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 
-use super::{error, forward::Forward};
+use super::{
+    error,
+    forward::Forward,
+    request as requests,
+    slow::{SlowRequest, SlowRequests},
+    trace::{RequestId, RequestIds, Trace},
+};
 use crate::{
     router::Router,
     runtime::{Busy, Reply, ShardRequest},
@@ -94,6 +100,10 @@ pub struct Services {
     pub gate: Gate,
     /// Requests that the node works on.
     pub requests: AtomicUsize,
+    /// Those that took long.
+    pub slow: Arc<SlowRequests>,
+    /// Names for requests that came without one.
+    pub request_ids: RequestIds,
 }
 
 /// A request's place among those that the node works on, and its measurement.
@@ -101,6 +111,8 @@ pub(super) struct Slot {
     services: Arc<Services>,
     operation: Operation,
     started: Instant,
+    /// Where its time goes.
+    pub(super) trace: Trace,
     _inside: Option<GateGuard>,
 }
 
@@ -111,15 +123,20 @@ impl Slot {
     /// "Busy" if there is none, "shutting down" if the gate is closed; both are counted.
     pub(super) fn take(
         services: &Arc<Services>,
-        operation: Operation,
+        kind: &request::Kind,
         started: Instant,
+        mut trace: Trace,
     ) -> Result<Self, proto::Error> {
         let before = services.requests.fetch_add(1, Ordering::Relaxed);
         services.metrics.in_flight_requests.inc();
+        if services.slow.wants_keys() {
+            trace.key = requests::first_key(kind).cloned().unwrap_or_default();
+        }
         let mut slot = Self {
             services: Arc::clone(services),
-            operation,
+            operation: requests::operation(kind),
             started,
+            trace,
             _inside: None,
         };
         let limit = services.options.max_requests;
@@ -136,21 +153,43 @@ impl Slot {
                 Err(_) => error::shutting_down(),
             }
         };
-        slot.note(&Err::<(), _>(&error));
+        let Err(error) = slot.end::<Infallible>(Err(error));
         Err(error)
     }
 
-    /// Counts how the request ended.
-    pub(super) fn note<T, E: Borrow<proto::Error>>(&self, result: &Result<T, E>) {
-        let metrics = &self.services.metrics;
-        metrics
-            .requests
-            .of(self.operation, error::outcome(result))
-            .inc();
-        metrics
-            .request_seconds
-            .of(self.operation)
-            .observe(self.started.elapsed().as_secs_f64());
+    /// Counts how the request ended, and names it in its error.
+    pub(super) fn end<T>(
+        &mut self,
+        mut result: Result<T, proto::Error>,
+    ) -> Result<T, proto::Error> {
+        let (services, now) = (&self.services, Instant::now());
+        let (metrics, outcome) = (&services.metrics, error::outcome(&result));
+        metrics.requests.of(self.operation, outcome).inc();
+        let took = now.saturating_duration_since(self.started);
+        let seconds = metrics.request_seconds.of(self.operation);
+        seconds.observe(took.as_secs_f64());
+        if let Err(error) = &mut result {
+            error.request_id = self.trace.id(&services.request_ids).to_string();
+        }
+        if services.slow.is_slow(took) {
+            let trace = &mut self.trace;
+            // What it waits for when its time is over.
+            trace.settle(None, now);
+            services.slow.note(SlowRequest {
+                ended: SystemTime::now(),
+                id: trace.id(&services.request_ids).clone(),
+                operation: self.operation,
+                outcome,
+                shard: trace.shard,
+                key: trace.key.clone(),
+                forwarded: trace.forwarded,
+                passed_on: trace.passed_on,
+                tries: trace.tries,
+                took,
+                stages: trace.stages,
+            });
+        }
+        result
     }
 }
 
@@ -174,13 +213,12 @@ impl Services {
         self: &Arc<Self>,
         kind: request::Kind,
         wish: Option<Duration>,
-        forwarded: bool,
+        id: RequestId,
     ) -> Result<response::Kind, proto::Error> {
         let now = Instant::now();
-        let slot = Slot::take(self, super::request::operation(&kind), now)?;
+        let mut slot = Slot::take(self, &kind, now, Trace::new(id, false, now))?;
         let deadline = self.deadline(now, wish);
-        let result = self.perform(kind, deadline, forwarded).await;
-        slot.note(&result);
-        result
+        let result = self.perform(kind, deadline, &mut slot.trace).await;
+        slot.end(result)
     }
 }

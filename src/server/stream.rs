@@ -24,7 +24,9 @@ use super::{
     call::{Call, Completion, Event, Step, hold},
     error, request as requests,
     services::{Services, Slot},
+    trace::{RequestId, Trace},
 };
+use crate::runtime::StageTimes;
 
 /// How exactly deadlines are kept.
 const DEADLINE_GRAIN: Duration = Duration::from_millis(20);
@@ -35,9 +37,9 @@ const MESSAGES_PER_POLL: usize = 16;
 
 /// What came back, by ticket.
 enum Back {
-    Event(Event),
+    Event(Event, Option<StageTimes>),
     /// The whole answer of a request that had a task.
-    Answer(Result<response::Kind, proto::Error>),
+    Answer(Result<response::Kind, proto::Error>, Box<Trace>),
 }
 
 /// Where outcomes are left.
@@ -69,15 +71,15 @@ impl Ticket {
 }
 
 impl Completion for Ticket {
-    fn complete(mut self, event: Event) {
-        self.leave(Back::Event(event));
+    fn complete(mut self, event: Event, times: Option<StageTimes>) {
+        self.leave(Back::Event(event, times));
     }
 }
 
 impl Drop for Ticket {
     fn drop(&mut self) {
         if !self.used {
-            self.leave(Back::Event(Event::Dropped));
+            self.leave(Back::Event(Event::Dropped, None));
         }
     }
 }
@@ -189,7 +191,12 @@ impl Answers {
             return self.put_out(id, Err(error));
         };
         let now = Instant::now();
-        let slot = match Slot::take(&self.services, requests::operation(&kind), now) {
+        let trace = Trace::new(
+            RequestId::given(&request.request_id),
+            request.forwarded,
+            now,
+        );
+        let mut slot = match Slot::take(&self.services, &kind, now, trace) {
             Ok(slot) => slot,
             Err(error) => return self.put_out(id, Err(error)),
         };
@@ -201,6 +208,7 @@ impl Answers {
         let number = self.next_ticket;
         self.next_ticket += 1;
         if let request::Kind::Scan(_) | request::Kind::BatchGet(_) = kind {
+            let mut trace = Box::new(slot.trace.clone());
             let flight = Flight {
                 id,
                 call: None,
@@ -211,13 +219,14 @@ impl Answers {
             let mut ticket = self.ticket(number);
             let services = Arc::clone(&self.services);
             tokio::spawn(async move {
-                let answer = services.perform(kind, deadline, request.forwarded).await;
-                ticket.leave(Back::Answer(answer));
+                let answer = services.perform(kind, deadline, &mut trace).await;
+                ticket.leave(Back::Answer(answer, trace));
             });
             return;
         }
         let mut call = Call::new(kind, now, deadline, request.forwarded);
-        let step = call.resume(&self.services, Event::Retry, || self.ticket(number));
+        let ticket = || self.ticket(number);
+        let step = call.resume(&self.services, &mut slot.trace, Event::Retry, None, ticket);
         let flight = Flight {
             id,
             call: Some(call),
@@ -247,15 +256,15 @@ impl Answers {
                 let services = Arc::clone(&self.services);
                 tokio::spawn(async move {
                     let event = hold(wait, &services.router).await;
-                    ticket.leave(Back::Event(event));
+                    ticket.leave(Back::Event(event, None));
                 });
             }
         }
     }
 
     /// Answers a request.
-    fn finish(&mut self, flight: Flight, result: Result<response::Kind, proto::Error>) {
-        flight.slot.note(&result);
+    fn finish(&mut self, mut flight: Flight, result: Result<response::Kind, proto::Error>) {
+        let result = flight.slot.end(result);
         self.put_out(flight.id, result);
     }
 
@@ -290,13 +299,17 @@ impl Answers {
                 continue;
             };
             match (back, &mut flight.call) {
-                (Back::Answer(result), _) => self.finish(flight, result),
-                (Back::Event(event), Some(call)) => {
+                (Back::Answer(result, trace), _) => {
+                    flight.slot.trace = *trace;
+                    self.finish(flight, result);
+                }
+                (Back::Event(event, times), Some(call)) => {
                     // Each try has a ticket of its own under the same number; the one before is used up.
-                    let step = call.resume(&self.services, event, || self.ticket(number));
+                    let (ticket, trace) = (|| self.ticket(number), &mut flight.slot.trace);
+                    let step = call.resume(&self.services, trace, event, times, ticket);
                     self.follow(number, flight, step);
                 }
-                (Back::Event(_), None) => {
+                (Back::Event(..), None) => {
                     let error = error::of(Code::Internal, "the request's task broke off");
                     self.finish(flight, Err(error));
                 }

@@ -10,6 +10,7 @@ use super::*;
 /// A node that has one shard, number 7, and is ready or not.
 struct Node {
     problem: Option<String>,
+    events: Events,
     metrics: Arc<Metrics>,
 }
 
@@ -39,6 +40,14 @@ impl StatusSource for Node {
         Box::pin(async move { json!({ "asked": format!("{which:?}") }) })
     }
 
+    fn slow(&self, limit: usize) -> Value {
+        json!({ "limit": limit })
+    }
+
+    fn events(&self) -> &Events {
+        &self.events
+    }
+
     fn metrics(&self) -> Arc<Metrics> {
         self.metrics.disk_free_bytes.set(99);
         Arc::clone(&self.metrics)
@@ -58,6 +67,7 @@ async fn served(problem: Option<&str>) -> Served {
     let address = listener.local_addr().expect("address");
     let node = Node {
         problem: problem.map(str::to_owned),
+        events: Events::default(),
         metrics: Arc::new(Metrics::new().expect("metrics")),
     };
     let (log, subscriber) = crate::logging::tests::detached("info");
@@ -177,6 +187,26 @@ async fn the_log_level_is_changed_or_refused() {
         413
     );
     assert_eq!(node.get("/log-level").await, (200, "debug\n".to_owned()));
+}
+
+#[tokio::test]
+async fn what_somebody_set_and_what_was_refused_are_events() {
+    let node = served(None).await;
+    node.ask("PUT", "/log-level", "debug").await;
+    node.ask("PUT", "/log-level", "=,=").await;
+    let (code, page) = node.get("/events").await;
+    assert_eq!(code, 200);
+    let page: Value = serde_json::from_str(&page).expect("JSON");
+    assert_eq!(page["events"][0]["text"], "the log level is debug now");
+    assert_eq!(page["events"][1]["kind"], "setting_refused");
+    let (_, newer) = node.get("/events?after=1&limit=9").await;
+    let newer: Value = serde_json::from_str(&newer).expect("JSON");
+    assert_eq!(newer["events"].as_array().map(Vec::len), Some(1));
+    assert_eq!(
+        node.get("/slow?limit=3").await,
+        (200, r#"{"limit":3}"#.to_owned())
+    );
+    assert_eq!(node.get("/slow?limit=x").await.0, 400);
 }
 
 #[tokio::test]

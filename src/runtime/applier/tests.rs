@@ -178,7 +178,7 @@ fn rows(state: &RocksState) -> Vec<(Bytes, Bytes)> {
 
 fn reply(outcomes: &Sender<(u64, Outcome)>, number: u64) -> Reply {
     let outcomes = outcomes.clone();
-    Reply::new(move |outcome| outcomes.send((number, outcome)).unwrap())
+    Reply::new(move |outcome, _| outcomes.send((number, outcome)).unwrap())
 }
 
 #[test]

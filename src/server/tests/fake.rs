@@ -253,6 +253,8 @@ pub(super) struct Node {
 pub(super) struct Bounds {
     pub(super) limits: Limits,
     pub(super) options: ServiceOptions,
+    /// From when on requests are slow.
+    pub(super) slow: Duration,
 }
 
 impl Node {
@@ -333,6 +335,8 @@ impl Node {
             metrics: Arc::clone(&self.metrics),
             gate: Gate::default(),
             requests: Default::default(),
+            slow: Arc::new(slow::SlowRequests::new(bounds.slow, true)),
+            request_ids: Default::default(),
         }));
     }
 

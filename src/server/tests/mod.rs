@@ -5,4 +5,5 @@ mod bootstrap;
 mod fake;
 mod forward;
 mod kv;
+mod slow;
 mod stream;
