@@ -30,8 +30,8 @@ use crate::{
     runtime::{Answer, Outcome, Reply, ShardRequest, StageTimes},
 };
 
-/// Takes the event of one try; with a write's word come its times in the engine. Called from threads of the engine and tasks of connections: must be quick and must not
-/// block. Dropped unused it must report [`Event::Dropped`].
+/// Takes the event of one try; with a write's word come its times in the engine. Called from threads of the engine and
+/// tasks of connections: must be quick and must not block. Dropped unused it must report [`Event::Dropped`].
 pub(super) trait Completion: Send + 'static {
     fn complete(self, event: Event, times: Option<StageTimes>);
 }
