@@ -47,12 +47,10 @@ verify: setup ## Check format, lints, documentation and dependencies; changes no
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
-	@if command -v cargo-deny >/dev/null; then \
-		cargo deny --offline check bans licenses sources; \
-		echo "verify: advisories were not checked (they need the network): cargo deny check advisories"; \
-	else \
-		echo "verify: cargo-deny is not installed: licences and sources of dependencies were not checked"; \
-	fi
+	@scripts/setup deny
+	cargo fetch --locked --quiet
+	cargo deny --offline --log-level error check bans licenses sources
+	@echo "verify: advisories were not checked (their database is fetched over the network): cargo deny check advisories"
 
 fix: ## Do what verify would complain about, as far as tools can
 	cargo clippy --workspace --all-targets --fix --allow-dirty --allow-staged
