@@ -248,8 +248,11 @@ fn sync_dir(path: &Path) -> Result<(), StorageError> {
 }
 
 /// What both databases have in common.
-fn db_options(options: &StorageOptions) -> rocksdb::Options {
-    let mut db_options = rocksdb::Options::default();
+///
+/// `more` is in RocksDB's own syntax, for what its C API has no function for. It must come first: options that are made from
+/// a string don't keep alive what was set before.
+fn db_options(options: &StorageOptions, more: &str) -> Result<rocksdb::Options, rocksdb::Error> {
+    let mut db_options = rocksdb::Options::default().get_options_from_string(more)?;
     db_options.create_if_missing(true);
     db_options.set_paranoid_checks(true);
     db_options.set_max_background_jobs(options.background_jobs);
@@ -259,7 +262,7 @@ fn db_options(options: &StorageOptions) -> rocksdb::Options {
     db_options.set_keep_log_file_num(4);
     db_options.set_stats_dump_period_sec(0);
     stats::count(&mut db_options);
-    db_options
+    Ok(db_options)
 }
 
 /// Starts a named thread.

@@ -42,7 +42,8 @@ impl RocksState {
         snapshots: &Path,
         options: &StorageOptions,
     ) -> Result<Self, StorageError> {
-        let mut db_options = super::db_options(options);
+        let mut db_options = super::db_options(options, "")
+            .map_err(|error| StorageError::rocks("storage::state::open", &error))?;
         table_options(
             &mut db_options,
             Some(&Cache::new_lru_cache(options.block_cache_bytes)),
