@@ -2,6 +2,7 @@
 //! that still can write its log can hand leaderships over, compact and recover by itself; one that cannot, has to stop.
 
 use std::io;
+use std::mem;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -66,6 +67,10 @@ pub struct DiskLow {
     pub reserve: Size,
 }
 
+/// Room beyond the reserve that no disk fills within [`ROOMY_INTERVAL`].
+const ROOMY: u64 = 16 << 30;
+const ROOMY_INTERVAL: Duration = Duration::from_secs(1);
+
 impl DiskWatch {
     /// Looks for the first time; when the answer to [`DiskWatch::check`] changes, that is noted among `events`.
     ///
@@ -127,15 +132,18 @@ impl DiskWatch {
         }
     }
 
-    /// Looks every `interval` for as long as the task lives.
+    /// Looks every `interval` for as long as the task lives, and less often while there is so much room that nothing could
+    /// fill it meanwhile.
     pub async fn watch(self: Arc<Self>, interval: Duration, metrics: Arc<Metrics>) {
-        let mut ticks = tokio::time::interval(interval);
-        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut reported = false;
+        let mut pause = interval;
         loop {
-            ticks.tick().await;
+            tokio::time::sleep(mem::replace(&mut pause, interval)).await;
             match self.look() {
                 Ok(Space { free, size }) => {
+                    if free > self.reserve.bytes().saturating_add(ROOMY) {
+                        pause = interval.max(ROOMY_INTERVAL);
+                    }
                     let gauge = |bytes| i64::try_from(bytes).unwrap_or(i64::MAX);
                     metrics.disk_free_bytes.set(gauge(free));
                     metrics.disk_size_bytes.set(gauge(size));

@@ -104,7 +104,8 @@ impl<S: Surroundings> Worker<S> {
         let mut going = true;
         self.turn();
         while going {
-            let next = start + self.tick * (tick + 1);
+            let next = u32::try_from(self.engine.quiet_until()).unwrap_or(u32::MAX);
+            let next = start + self.tick * next;
             let wait = next.saturating_duration_since(Instant::now());
             let first = match self.mailbox.receiver.recv_timeout(wait) {
                 Ok(input) => Some(input),

@@ -32,7 +32,7 @@ const STARTS: u8 = 4;
 const MARKS: u8 = 5;
 
 const CHECKSUM: usize = 4;
-pub(super) const PREFIX: usize = 9;
+const PREFIX: usize = 9;
 const FULL: usize = 17;
 
 /// A decoded key.

@@ -9,13 +9,16 @@ use std::collections::BTreeMap;
 
 use crate::ids::NodeId;
 
-/// Ticks that one step of the clock counts at most. An engine that stood still can't say that others were silent.
+/// Ticks that one step of the clock counts at most, if no longer one was planned. An engine that stood still can't say that
+/// others were silent.
 const STEP_MAX: u64 = 2;
 
 #[derive(Clone, Copy, Debug)]
 struct Peer {
     /// Own clock when it was last heard.
     heard: u64,
+    /// Heard since the last step of the clock and in the same turn: so it was at the end of the next step.
+    fresh: bool,
     /// Differs at each of its starts: who was restarted leads nothing any more.
     incarnation: u64,
     alive: bool,
@@ -31,6 +34,8 @@ pub(super) struct Liveness {
     clock: u64,
     changes: u64,
     peers: BTreeMap<NodeId, Peer>,
+    /// Whether any peer is fresh.
+    fresh: bool,
 }
 
 impl Liveness {
@@ -40,6 +45,7 @@ impl Liveness {
             clock: 0,
             changes: 0,
             peers: BTreeMap::new(),
+            fresh: false,
         }
     }
 
@@ -52,11 +58,13 @@ impl Liveness {
     pub(super) fn heard(&mut self, node: NodeId, incarnation: u64) {
         let peer = self.peers.entry(node).or_insert(Peer {
             heard: self.clock,
+            fresh: false,
             incarnation,
             alive: false,
             changed: 0,
         });
         peer.heard = self.clock;
+        (peer.fresh, self.fresh) = (true, true);
         if !peer.alive || peer.incarnation != incarnation {
             self.changes += 1;
             peer.alive = true;
@@ -65,10 +73,28 @@ impl Liveness {
         }
     }
 
-    /// Lets `ticks` pass: who has been silent for too long is dead from now on.
-    pub(super) fn advance(&mut self, ticks: u64) {
-        self.clock += ticks.min(STEP_MAX);
+    /// Ends a turn: whoever is heard later is not older than the step after that.
+    pub(super) fn end_turn(&mut self) {
+        if std::mem::take(&mut self.fresh) {
+            self.peers.values_mut().for_each(|peer| peer.fresh = false);
+        }
+    }
+
+    /// Ticks until somebody dies of silence, if anybody lives.
+    pub(super) fn ticks_until_death(&self) -> Option<u64> {
+        let living = self.peers.values().filter(|peer| peer.alive);
+        let left = living.map(|peer| (peer.heard + self.window).saturating_sub(self.clock));
+        left.min()
+    }
+
+    /// Lets `ticks` pass, of which `planned` were meant to pass at once: who has been silent for too long is dead from now
+    /// on.
+    pub(super) fn advance(&mut self, ticks: u64, planned: u64) {
+        self.clock += ticks.min(planned.max(STEP_MAX));
         for peer in self.peers.values_mut() {
+            if std::mem::take(&mut peer.fresh) {
+                peer.heard = self.clock;
+            }
             if peer.alive && self.clock - peer.heard >= self.window {
                 self.changes += 1;
                 peer.alive = false;
@@ -106,14 +132,15 @@ mod tests {
         let mut table = Liveness::new(10);
         assert!(!table.is_alive(NODE), "never heard");
         table.heard(NODE, 1);
+        table.end_turn();
         let born = table.changes();
         for _ in 0..9 {
-            table.advance(1);
+            table.advance(1, 1);
         }
         assert!(table.is_alive(NODE));
         assert_eq!(table.silent_for(NODE), Some(9));
         assert!(!table.changed_since(NODE, born));
-        table.advance(1);
+        table.advance(1, 1);
         assert!(!table.is_alive(NODE) && table.changed_since(NODE, born));
         let dead = table.changes();
         table.heard(NODE, 1);
@@ -132,10 +159,25 @@ mod tests {
     }
 
     #[test]
+    fn a_word_that_came_during_a_step_counts_from_its_end() {
+        let mut table = Liveness::new(10);
+        table.heard(NODE, 1);
+        table.advance(5, 5);
+        assert_eq!(table.silent_for(NODE), Some(0));
+        assert_eq!(table.ticks_until_death(), Some(10));
+        // Heard in a turn in which the clock did not move on.
+        table.heard(NODE, 1);
+        table.end_turn();
+        table.advance(5, 5);
+        assert_eq!(table.silent_for(NODE), Some(5));
+        assert_eq!(table.ticks_until_death(), Some(5));
+    }
+
+    #[test]
     fn who_stood_still_takes_nobody_for_dead() {
         let mut table = Liveness::new(10);
         table.heard(NODE, 1);
-        table.advance(1_000_000);
+        table.advance(1_000_000, 5);
         assert!(table.is_alive(NODE));
     }
 }

@@ -115,6 +115,11 @@ impl EngineConfig {
             quiesce_ticks: 4,
         }
     }
+
+    /// How often a node says that it lives: four times in an election timeout, after which it counts as dead.
+    pub(crate) fn alive_ticks(&self) -> u32 {
+        (self.election_ticks / 4).max(self.heartbeat_ticks)
+    }
 }
 
 /// Why an input was not taken.
@@ -156,6 +161,8 @@ pub struct Engine<C, L: LogReader> {
     resting: usize,
     /// When this node next says that it lives.
     alive_due: u64,
+    /// Ticks that may pass at once, as [`Engine::quiet_until`] said last.
+    planned: u64,
     out: Output<C>,
 }
 
@@ -184,6 +191,7 @@ impl<C, L: LogReader + Clone> Engine<C, L> {
             sweep: (0, u32::MAX),
             resting: 0,
             alive_due: now,
+            planned: 1,
             out: Output::default(),
         }
     }
@@ -266,13 +274,33 @@ impl<C, L: LogReader + Clone> Engine<C, L> {
             self.replicas[place as usize].expire_reads(batch, &mut self.out);
         }
         if self.config.quiesce_ticks > 0 {
-            self.liveness.advance(passed);
+            self.liveness.advance(passed, self.planned);
             self.sweep_resting();
             if now >= self.alive_due {
-                self.alive_due = now + u64::from(self.config.heartbeat_ticks);
+                self.alive_due = now + u64::from(self.config.alive_ticks());
                 self.out.alive = true;
             }
         }
+        self.planned = 1;
+    }
+
+    /// The tick before which [`Engine::handle_tick`] has nothing to do unless something comes in. More than one tick away
+    /// only while all replicas rest, so that a node full of idle shards sleeps from one word to the next.
+    pub fn quiet_until(&mut self) -> u64 {
+        let now = self.wheel.now();
+        let sweeps = self.sweep.0 != self.liveness.changes() || self.sweep.1 != u32::MAX;
+        let rests = self.config.quiesce_ticks > 0
+            && self.resting == self.replicas.len()
+            && self.dirty.is_empty()
+            && self.reads_due.is_empty()
+            && !sweeps;
+        let mut ticks = 1;
+        if rests {
+            let death = self.liveness.ticks_until_death().unwrap_or(u64::MAX);
+            ticks = self.alive_due.saturating_sub(now).min(death).max(1);
+        }
+        self.planned = ticks;
+        now + ticks
     }
 
     /// Takes another node's word that it lives ([`Output::alive`]). `incarnation` differs at each of its starts.
@@ -442,6 +470,7 @@ impl<C, L: LogReader + Clone> Engine<C, L> {
             }
         }
         self.dirty = dirty;
+        self.liveness.end_turn();
         std::mem::take(&mut self.out)
     }
 

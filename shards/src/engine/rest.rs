@@ -70,7 +70,7 @@ impl<C, L: LogReader + Clone> Replica<C, L> {
         {
             // Other nodes hear the leader's node at other moments, up to an interval apart: whoever is asked for a vote
             // by the first to find it dead must not be in its way.
-            let ticks = silent + u64::from(config.heartbeat_ticks) + 2;
+            let ticks = silent + u64::from(config.alive_ticks()) + 2;
             self.node
                 .vouch_for_leader(u32::try_from(ticks).unwrap_or(u32::MAX));
         }

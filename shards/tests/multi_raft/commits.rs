@@ -78,6 +78,29 @@ fn who_was_sent_entries_gets_no_heartbeat_in_that_interval() {
     );
 }
 
+/// Found by the simulator (seed 43): it stood by its candidacy, and the leader, woken by it each time, rested again.
+#[test]
+fn a_candidate_follows_the_leader_whose_word_to_rest_it_hears() {
+    let mut network = Network::led(3, lazy);
+    commit_one(&mut network);
+    let last = network.node(1).raft.log().committed();
+    assert!(
+        network.node(3).raft.log().committed() < last,
+        "not told yet"
+    );
+    network.cut = vec![ReplicaId(3)];
+    network.node(3).campaign().expect("storage in memory");
+    network.settle();
+    assert_eq!(network.node(3).role(), Role::PreCandidate);
+    network.cut.clear();
+    assert!(network.node(1).quiesce(|_| false));
+    network.node(1).announce_quiescence();
+    network.settle();
+    assert_eq!(network.node(3).role(), Role::Follower);
+    assert_eq!(network.node(3).leader(), ReplicaId(1));
+    assert_eq!(network.node(3).raft.log().committed(), last);
+}
+
 #[test]
 fn a_new_vote_and_a_snapshot_take_the_commit_index_with_them() {
     let mut network = Network::led(3, lazy);

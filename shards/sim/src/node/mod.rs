@@ -192,6 +192,8 @@ pub(crate) struct Node {
     pub(crate) tick: u64,
     /// Tells a scheduled tick from one that a change of the clock has overtaken.
     pub(crate) tick_generation: u64,
+    /// For which tick the worker sleeps, if nothing comes in.
+    pub(crate) tick_due: u64,
     pub(crate) log: SharedLog,
     pub(crate) state: StateDisk,
     pub(crate) received: BTreeMap<ShardId, Vec<Received>>,
@@ -234,6 +236,7 @@ impl Node {
             started: 0,
             tick: 0,
             tick_generation: 0,
+            tick_due: 0,
             log: SharedLog(Rc::new(RefCell::new(log))),
             state: StateDisk::born(Arc::clone(map), genesis.rows(id)),
             received: BTreeMap::new(),

@@ -42,7 +42,7 @@ impl Sim {
         Ok(())
     }
 
-    /// Schedules the next tick by the node's own clock.
+    /// Schedules the next tick at which the engine has something to do, by the node's own clock.
     pub(super) fn schedule_tick(&mut self, at: usize) {
         let now = self.queue.now();
         let node = &mut self.nodes[at];
@@ -51,7 +51,12 @@ impl Sim {
         }
         node.tick_generation += 1;
         let elapsed = node.clock.monotonic(now) - node.started;
-        let next = node.started + (elapsed / self.settings.tick + 1) * self.settings.tick;
+        let due = node
+            .engine
+            .as_mut()
+            .map_or(0, |engine| engine.quiet_until());
+        node.tick_due = due.max(elapsed / self.settings.tick + 1);
+        let next = node.started + node.tick_due * self.settings.tick;
         if let Some(when) = node.clock.when(next, now) {
             self.queue.at(when, Event::Tick(at, node.tick_generation));
         }
@@ -120,6 +125,9 @@ impl Sim {
             engine.handle_tick(tick);
         }
         let out = engine.turn(node.clock.wall_ms(now));
+        if engine.quiet_until() != node.tick_due {
+            self.schedule_tick(at);
+        }
         if taken > 0 || !out.is_empty() {
             let sizes = [
                 out.messages.len() as u64,

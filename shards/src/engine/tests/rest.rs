@@ -74,6 +74,48 @@ fn a_write_to_a_resting_shard_costs_no_heartbeat() {
 }
 
 #[test]
+fn a_node_whose_shards_all_rest_sleeps_from_word_to_word() {
+    let mut fleet = resting_fleet();
+    let config = EngineConfig::new(NodeId(1), 0);
+    let mut wakes = 0;
+    let begin = fleet.tick;
+    while fleet.tick < begin + 1000 {
+        let quiet = |node: &mut Node| node.engine.quiet_until();
+        fleet.tick = fleet
+            .nodes
+            .iter_mut()
+            .map(quiet)
+            .min()
+            .expect("three nodes");
+        let tick = fleet.tick;
+        for node in &mut fleet.nodes {
+            node.engine.handle_tick(tick);
+        }
+        fleet.settle();
+        wakes += 1;
+    }
+    assert!(
+        wakes <= 1000 / u64::from(config.alive_ticks()) + 1,
+        "{wakes}"
+    );
+    assert_eq!(fleet.resting(), [SHARDS as usize; 3]);
+    // Who dies is missed as soon as by somebody who looks at every tick.
+    fleet.cut.insert(NodeId(3));
+    let died = fleet.tick;
+    while !fleet.all_led_without(3) {
+        let quiet = |node: &mut Node| node.engine.quiet_until();
+        let next = fleet.nodes.iter_mut().map(quiet).min();
+        let next = next.expect("three nodes");
+        fleet.tick(next - fleet.tick);
+    }
+    assert!(
+        fleet.tick - died <= election_ticks() + 2,
+        "{}",
+        fleet.tick - died
+    );
+}
+
+#[test]
 fn idle_shards_cost_one_message_per_node_and_interval() {
     let mut fleet = resting_fleet();
     let before = fleet.sent();

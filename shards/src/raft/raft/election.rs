@@ -229,7 +229,10 @@ impl<S: Storage> Raft<S> {
             MessageKind::Prop => Err(Error::ProposalDropped(DropReason::NoLeader)),
             MessageKind::ReadIndex => Err(Error::ReadDropped(DropReason::NoLeader)),
             // There is a leader in this term.
-            MessageKind::App | MessageKind::Heartbeat | MessageKind::Snap => {
+            MessageKind::App
+            | MessageKind::Heartbeat
+            | MessageKind::Quiesce
+            | MessageKind::Snap => {
                 self.become_follower(self.term, message.from);
                 self.step_follower(message)
             }
