@@ -119,13 +119,11 @@ pub struct RocksLog {
 /// files, but only those who are far behind read from them.
 const LEVEL0_FILES: i32 = 32;
 
-/// A row goes behind the last one of its shard and kind: RocksDB remembers that place for each, and need not search for it
-/// from the top of the memtable.
+/// A row goes behind the last one of its shard: RocksDB remembers that place for each, and need not search for it from the top
+/// of the memtable.
 fn insert_hints() -> String {
-    format!(
-        "memtable_insert_with_hint_prefix_extractor=fixed:{}",
-        rows::PREFIX
-    )
+    let prefix = size_of::<ShardId>();
+    format!("memtable_insert_with_hint_prefix_extractor=fixed:{prefix}")
 }
 
 /// What only a write uses.
