@@ -33,6 +33,7 @@ pub(super) async fn deliver(
     let mut first = first.unwrap_or_default();
     let admitted = shared.admit(first.handshake.take())?;
     tracing::debug!(node = %admitted.peer.id, lane = ?admitted.lane, "stream of node accepted");
+    admitted.peer.is_back();
     let end = async move { take(&shared, &admitted, first, frames).await };
     // Nothing but the end is ever said.
     Ok(Box::pin(

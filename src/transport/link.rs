@@ -70,6 +70,7 @@ pub(super) async fn run(shared: Arc<Shared>, peer: Arc<Peer>, lane: proto::Lane)
         failures = failures.saturating_add(1);
         tokio::select! {
             () = sleep(pause) => peer.lane(lane).discard(),
+            () = peer.returned(lane) => peer.lane(lane).discard(),
             () = shared.stopped() => return,
             _ = node.changed() => failures = 0,
         }

@@ -13,7 +13,7 @@ use flotilla_metrics::{Counter, Gauge, Metrics};
 use flotilla_proto::v1 as proto;
 use flotilla_shards::ids::NodeId;
 use parking_lot::Mutex;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use super::{TransportOptions, lane_label, offset::ClockOffset, queue::LaneQueue};
 use crate::clock::wall_ms;
@@ -31,6 +31,8 @@ pub(super) struct Peer {
     heard_ms: AtomicU64,
     /// Bit per lane: the outgoing connection stands.
     up: AtomicU8,
+    /// Per lane: the peer has connected to this node since the link last looked, so that it can be reached again.
+    back: [Notify; 2],
     /// The break of the links was reported and none was made since.
     broken_reported: AtomicBool,
     received: [(Counter, Counter); 2],
@@ -52,6 +54,7 @@ impl Peer {
             epoch: Instant::now(),
             heard_ms: AtomicU64::new(0),
             up: AtomicU8::new(0),
+            back: Default::default(),
             broken_reported: AtomicBool::new(false),
             received: lanes.map(|lane| {
                 let lane = lane_label(lane);
@@ -112,6 +115,16 @@ impl Peer {
         }
         let heard = self.heard_ms.load(Ordering::Relaxed);
         heard != 0 && self.epoch.elapsed() <= Duration::from_millis(heard) + window
+    }
+
+    /// The peer has connected to this node: whoever waits before the next try need not wait any longer.
+    pub(super) fn is_back(&self) {
+        self.back.iter().for_each(Notify::notify_one);
+    }
+
+    /// Waits until the peer has connected to this node.
+    pub(super) async fn returned(&self, lane: proto::Lane) {
+        self.back[lane as usize].notified().await;
     }
 
     /// Ends both streams.
