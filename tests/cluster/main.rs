@@ -8,6 +8,7 @@
 //! - [`disks`]: disks that fill up.
 //! - [`hostile`]: bytes and requests that nobody should send.
 //! - [`overload`]: more than a node can take.
+//! - [`many`]: ten thousand shards, and what a write costs.
 //! - [`places`]: nodes that move, folders that are somewhere else than they belong, the first leaders.
 //! - [`bench`]: loads of `flotilla bench`, and how they end.
 //! - [`start`]: what ends a node, and with which exit code.
@@ -17,6 +18,7 @@ mod bench;
 mod disks;
 mod hostile;
 mod import;
+mod many;
 mod overload;
 mod places;
 mod reads;
