@@ -114,6 +114,7 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
         kind: Some(kind.clone()),
         timeout_ms: 100,
         forwarded: false,
+        ..Request::default()
     };
     let all = StreamRequest {
         requests: kinds.iter().map(request).collect(),
