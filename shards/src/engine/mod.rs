@@ -18,6 +18,8 @@
 //! - [`Output::alive`] is told to all other nodes, which hand it to [`Engine::handle_alive`].
 //! - After the state database has made an applied index durable, [`Engine::handle_flushed`] lets the log be cut.
 
+mod campaigns;
+mod census;
 mod io;
 mod liveness;
 mod log_view;
@@ -34,11 +36,12 @@ use std::{
     sync::Arc,
 };
 
+use campaigns::Campaigns;
+pub use census::{Load, ReplicaStatus};
 pub use io::*;
 use liveness::Liveness;
 pub use log_view::{CacheCount, LogView};
 use replica::Replica;
-pub use replica::{Load, ReplicaStatus};
 use wheel::Wheel;
 
 use crate::{
@@ -159,6 +162,7 @@ pub struct Engine<C, L: LogReader> {
     sweep: (u64, u32),
     /// Replicas that rest.
     resting: usize,
+    campaigns: Campaigns,
     /// When this node next says that it lives.
     alive_due: u64,
     /// Ticks that may pass at once, as [`Engine::quiet_until`] said last.
@@ -190,6 +194,7 @@ impl<C, L: LogReader + Clone> Engine<C, L> {
             liveness: Liveness::new(window),
             sweep: (0, u32::MAX),
             resting: 0,
+            campaigns: Campaigns::new(),
             alive_due: now,
             planned: 1,
             out: Output::default(),
@@ -251,6 +256,7 @@ impl<C, L: LogReader + Clone> Engine<C, L> {
     /// Lets time pass up to tick `now`: whoever has a timer due gets it. Going back is ignored.
     pub fn handle_tick(&mut self, now: u64) {
         let passed = now.saturating_sub(self.wheel.now());
+        self.campaigns.refill();
         while self.wheel.now() < now {
             let fired = self.wheel.advance();
             let tick = self.wheel.now();
@@ -293,6 +299,7 @@ impl<C, L: LogReader + Clone> Engine<C, L> {
             && self.resting == self.replicas.len()
             && self.dirty.is_empty()
             && self.reads_due.is_empty()
+            && self.campaigns.is_empty()
             && !sweeps;
         let mut ticks = 1;
         if rests {
@@ -439,39 +446,69 @@ impl<C, L: LogReader + Clone> Engine<C, L> {
     /// As [`Engine::turn`]. `on_proposed` sees each write that has become part of an entry in this turn, for those who
     /// measure how long that took.
     pub fn turn_with(&mut self, now_ms: u64, mut on_proposed: impl FnMut(&mut C)) -> Output<C> {
-        let mut dirty = std::mem::take(&mut self.dirty);
-        for place in dirty.drain(..) {
-            let replica = &mut self.replicas[place as usize];
-            replica.dirty = false;
-            let asked = replica.turn(
-                &self.config,
-                now_ms,
-                &mut self.next_batch,
-                &mut self.out,
-                &mut on_proposed,
-            );
-            let now = replica.clock;
-            replica.maybe_rest(&self.config, &self.liveness, now, &mut self.out);
-            let rests = replica.node.is_quiescent();
-            match (replica.rest.counted, rests) {
-                (false, true) => self.resting += 1,
-                (true, false) => self.resting -= 1,
-                _ => {}
+        loop {
+            let mut dirty = std::mem::take(&mut self.dirty);
+            for place in dirty.drain(..) {
+                let replica = &mut self.replicas[place as usize];
+                replica.dirty = false;
+                let asked = replica.turn(
+                    &self.config,
+                    now_ms,
+                    &mut self.next_batch,
+                    &mut self.out,
+                    &mut on_proposed,
+                );
+                let now = replica.clock;
+                replica.maybe_rest(&self.config, &self.liveness, now, &mut self.out);
+                let rests = replica.node.is_quiescent();
+                match (replica.rest.counted, rests) {
+                    (false, true) => self.resting += 1,
+                    (true, false) => self.resting -= 1,
+                    _ => {}
+                }
+                replica.rest.counted = rests;
+                match (replica.counted_candidate, replica.is_candidate()) {
+                    (false, true) => self.campaigns.under_way += 1,
+                    (true, false) => self.campaigns.under_way -= 1,
+                    _ => {}
+                }
+                replica.counted_candidate = replica.is_candidate();
+                if replica.wants_campaign() && !replica.queued_campaign {
+                    replica.queued_campaign = true;
+                    self.campaigns.push(place);
+                }
+                if let Some(batch) = asked {
+                    let due = self.wheel.now() + u64::from(self.config.read_ticks);
+                    self.reads_due.push_back((due, place, batch));
+                }
+                if let Some(due) = replica.due()
+                    && (replica.armed == 0 || due < replica.armed)
+                {
+                    replica.armed = self.wheel.arm(place, due);
+                }
             }
-            replica.rest.counted = rests;
-            if let Some(batch) = asked {
-                let due = self.wheel.now() + u64::from(self.config.read_ticks);
-                self.reads_due.push_back((due, place, batch));
-            }
-            if let Some(due) = replica.due()
-                && (replica.armed == 0 || due < replica.armed)
-            {
-                replica.armed = self.wheel.arm(place, due);
+            self.dirty = dirty;
+            if !self.begin_campaigns() {
+                break;
             }
         }
-        self.dirty = dirty;
         self.liveness.end_turn();
         std::mem::take(&mut self.out)
+    }
+
+    /// Lets those campaign whose turn it is. Returns whether anybody did.
+    fn begin_campaigns(&mut self) -> bool {
+        let mut any = false;
+        while let Some(place) = self.campaigns.pop() {
+            let replica = &mut self.replicas[place as usize];
+            replica.queued_campaign = false;
+            if replica.campaign(self.wheel.now()) {
+                self.campaigns.begun();
+                any = true;
+            }
+            self.mark(place);
+        }
+        any
     }
 
     fn visit(&mut self, shard: ShardId) -> Result<u32, InputError> {

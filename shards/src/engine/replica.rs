@@ -10,6 +10,7 @@ use prost::Message as _;
 
 use super::{
     EngineConfig,
+    census::Load,
     io::{
         Apply, Compaction, ConfirmedRead, LogAppend, LogReader, Outgoing, Output, Proposal,
         RecoveredReplica, Refused, Release, RoleChange, SnapshotSend,
@@ -23,8 +24,7 @@ use crate::{
     ids::{NodeId, ShardId},
     raft::{
         self, ConfState, Config, Entry, EntryId, EntryKind, Index, Message, MessageKind, RawNode,
-        Ready, ReplicaId, Role, Term, confchange::ConfChangeAny, config::ReadOnlyOption,
-        progress::ProgressState,
+        Ready, ReplicaId, Role, confchange::ConfChangeAny, config::ReadOnlyOption,
     },
 };
 
@@ -32,60 +32,9 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct AskedReads<C> {
     batch: u64,
+    /// What the answer names.
+    context: Bytes,
     replies: Vec<C>,
-}
-
-/// Where a replica stands, for operators.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ReplicaStatus {
-    /// Whose replica.
-    pub shard: ShardId,
-    /// The own role.
-    pub role: Role,
-    /// The own term.
-    pub term: Term,
-    /// Where the leader lives, if known.
-    pub leader: Option<NodeId>,
-    /// Highest committed index.
-    pub commit: Index,
-    /// Highest index that the state database has.
-    pub applied: Index,
-    /// End of the log.
-    pub last: Index,
-    /// Last index that was cut from the log.
-    pub compacted: Index,
-    /// Bytes of the log that are not cut, roughly.
-    pub log_bytes: u64,
-    /// Whether it rests.
-    pub resting: bool,
-    /// Writes that wait here: not yet proposed, or proposed and not yet committed.
-    pub pending: usize,
-    /// Replicas that vote, this one included.
-    pub voters: usize,
-    /// As leader: voters that are on silent nodes or need a snapshot. Otherwise 0.
-    pub missing: usize,
-    /// What was asked of it.
-    pub load: Load,
-}
-
-impl ReplicaStatus {
-    /// As leader: whether too many voters are missing for anything to be committed.
-    #[must_use]
-    pub fn lacks_quorum(&self) -> bool {
-        self.missing > 0 && 2 * (self.voters - self.missing.min(self.voters)) <= self.voters
-    }
-}
-
-/// What was asked of a replica since it was opened. Reads of whatever the replica has, without any confirmation, don't
-/// come here and don't count.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Load {
-    /// Linearizable reads.
-    pub reads: u64,
-    /// Writes that it proposed as leader.
-    pub writes: u64,
-    /// Their encoded commands, in bytes.
-    pub written_bytes: u64,
 }
 
 #[derive(Debug)]
@@ -111,14 +60,21 @@ pub(super) struct Replica<C, L: LogReader> {
     /// Confirmed, by ascending index; served once that is applied.
     pub(super) confirmed: VecDeque<(Index, Vec<C>)>,
     pub(super) rest: Rest,
-    load: Load,
+    pub(super) load: Load,
     reported: RoleChange,
     /// Highest index known to be in the log store, for the cache.
     persisted: Index,
     /// Applied index that a flush of the state database has made durable. *Invariant:* the log is never cut above it.
     applied_durable: Index,
-    /// For the first replica of a newborn group: the tick at which it next asks for the office.
-    first_campaign: Option<u64>,
+    /// For the first replica of a newborn group: the tick at which it next asks for the office, and for how long it waits
+    /// then.
+    first_campaign: Option<(u64, u32)>,
+    /// It is to campaign whatever its timer says.
+    pub(super) called: bool,
+    /// Whether it waits for its turn to campaign.
+    pub(super) queued_campaign: bool,
+    /// Whether the engine counts it among the candidates.
+    pub(super) counted_candidate: bool,
 }
 
 impl<C, L: LogReader + Clone> Replica<C, L> {
@@ -153,6 +109,7 @@ impl<C, L: LogReader + Clone> Replica<C, L> {
                 async_storage_writes: true,
                 step_down_on_removal: true,
                 disable_proposal_forwarding: true,
+                manual_elections: true,
                 seed,
                 ..Config::default()
             },
@@ -162,7 +119,8 @@ impl<C, L: LogReader + Clone> Replica<C, L> {
         // new cluster serves without waiting for a timeout, and its leaders are spread as the replicas are.
         let newborn = found.hard_state.vote.is_none() && found.last == found.compacted;
         let first = found.descriptor.replicas.first();
-        let first_campaign = (newborn && first.is_some_and(|first| first.id == id)).then_some(now);
+        let first_campaign = (newborn && first.is_some_and(|first| first.id == id))
+            .then_some((now, config.heartbeat_ticks));
         Ok(Self {
             shard,
             reported: RoleChange {
@@ -188,13 +146,16 @@ impl<C, L: LogReader + Clone> Replica<C, L> {
             rest: Rest::default(),
             load: Load::default(),
             first_campaign,
+            called: false,
+            queued_campaign: false,
+            counted_candidate: false,
         })
     }
 
     /// While a newborn group has no leader, its first replica asks again and again: whom it asks may not be there yet, as
     /// the nodes of a new cluster come one after the other.
     fn campaign_first(&mut self, config: &EngineConfig) {
-        let Some(due) = self.first_campaign else {
+        let Some((due, wait)) = self.first_campaign else {
             return;
         };
         let undecided = matches!(self.node.role(), Role::Follower | Role::PreCandidate)
@@ -202,64 +163,39 @@ impl<C, L: LogReader + Clone> Replica<C, L> {
         if !undecided {
             self.first_campaign = None;
         } else if self.clock >= due {
-            // Refused if the replica may not campaign; the election timeout does the rest then.
-            let _ = self.node.campaign();
-            self.first_campaign = Some(self.clock + u64::from(config.heartbeat_ticks));
+            self.called = true;
+            let longer = (2 * wait).min(config.election_ticks);
+            self.first_campaign = Some((self.clock + u64::from(wait), longer));
         }
     }
 
-    pub(super) fn status(&self, config: &EngineConfig, liveness: &Liveness) -> ReplicaStatus {
-        let view = self.node.storage();
-        let proposed = self.proposed.iter().map(|(_, replies)| replies.len());
-        ReplicaStatus {
-            shard: self.shard,
-            role: self.node.role(),
-            term: self.node.term(),
-            leader: self.leader(),
-            commit: self.node.committed(),
-            applied: self.node.applied(),
-            last: self.node.last_index(),
-            compacted: view.compacted().index,
-            log_bytes: view.log_bytes(),
-            resting: self.node.is_quiescent(),
-            pending: self.queued.len() + proposed.sum::<usize>(),
-            voters: self
-                .descriptor
-                .replicas
-                .iter()
-                .filter(|replica| !replica.learner)
-                .count(),
-            missing: self.missing(config, liveness),
-            load: self.load,
-        }
+    /// Whether it should ask for votes as soon as it is its turn.
+    pub(super) fn wants_campaign(&self) -> bool {
+        self.called || self.node.is_election_due()
     }
 
-    /// See [`ReplicaStatus::missing`]. Who lives is known from the nodes' words where they tell each other, else from the
-    /// group's own heartbeats.
-    fn missing(&self, config: &EngineConfig, liveness: &Liveness) -> usize {
-        if !self.is_leader() {
-            return 0;
+    /// Asks for votes if that is still wanted. Returns whether it was.
+    pub(super) fn campaign(&mut self, now: u64) -> bool {
+        self.catch_up(now);
+        // A leader that was heard meanwhile has taken the mark away.
+        let due = self.node.take_election_due();
+        if !std::mem::take(&mut self.called) && !due {
+            return false;
         }
-        let own = self.node.id();
-        let members = self.node.raft.tracker().progress.iter();
-        let others = members.filter(|(id, progress)| !progress.is_learner && *id != own);
-        let missing = others.filter(|(id, progress)| {
-            let lives = match config.quiesce_ticks {
-                0 => progress.recent_active,
-                _ => self
-                    .node_of(*id)
-                    .is_some_and(|node| liveness.is_alive(node)),
-            };
-            !lives || progress.state == ProgressState::Snapshot
-        });
-        missing.count()
+        // Refused only if the replica may not campaign; the election timeout does the rest then.
+        let _ = self.node.campaign();
+        true
+    }
+
+    pub(super) fn is_candidate(&self) -> bool {
+        matches!(self.node.role(), Role::PreCandidate | Role::Candidate)
     }
 
     pub(super) fn is_leader(&self) -> bool {
         self.node.role() == Role::Leader
     }
 
-    fn node_of(&self, id: ReplicaId) -> Option<NodeId> {
+    pub(super) fn node_of(&self, id: ReplicaId) -> Option<NodeId> {
         self.descriptor.replica(id).map(|replica| replica.node)
     }
 
@@ -286,7 +222,8 @@ impl<C, L: LogReader + Clone> Replica<C, L> {
     pub(super) fn due(&self) -> Option<u64> {
         let ticks = self.node.ticks_until_due();
         let due = ticks.map(|ticks| self.clock + u64::from(ticks));
-        due.into_iter().chain(self.first_campaign).min()
+        let first = self.first_campaign.map(|(due, _)| due);
+        due.into_iter().chain(first).min()
     }
 
     pub(super) fn step(&mut self, message: Message) -> Result<(), raft::Error> {
@@ -509,11 +446,16 @@ impl<C, L: LogReader + Clone> Replica<C, L> {
         let mut context = BytesMut::with_capacity(16);
         context.put_u64(config.seed);
         context.put_u64(batch);
-        match self.node.read_index(context.freeze()) {
+        let context = context.freeze();
+        match self.node.read_index(context.clone()) {
             Ok(()) => {
                 *next_batch += 1;
                 self.load.reads += replies.len() as u64;
-                self.asked.push_back(AskedReads { batch, replies });
+                self.asked.push_back(AskedReads {
+                    batch,
+                    context,
+                    replies,
+                });
                 Some(batch)
             }
             Err(_) => {
@@ -658,12 +600,11 @@ impl<C, L: LogReader + Clone> Replica<C, L> {
     }
 
     fn confirm(&mut self, index: Index, context: &Bytes, out: &mut Output<C>) {
-        let batch = context
-            .get(8..16)
-            .and_then(|bytes| bytes.try_into().ok())
-            .map(u64::from_be_bytes);
-        let Some(batch) = batch else { return };
-        let at = self.asked.iter().position(|asked| asked.batch == batch);
+        // All of it: an earlier process of this node had batches of the same number, and answers to them may come late.
+        let at = self
+            .asked
+            .iter()
+            .position(|asked| asked.context == *context);
         if let Some(asked) = at.and_then(|at| self.asked.remove(at)) {
             self.confirmed.push_back((index, asked.replies));
             self.serve_confirmed(out);

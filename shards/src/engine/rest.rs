@@ -173,10 +173,7 @@ impl<C, L: LogReader + Clone> Replica<C, L> {
             Reason::LeaderGone { first } => {
                 // Nobody can be asked to wait for that leader any more.
                 self.node.forget_leader();
-                if first {
-                    // Refused only if the replica may not campaign; the election timeout does the rest then.
-                    let _ = self.node.campaign();
-                }
+                self.called = first;
             }
         }
         true

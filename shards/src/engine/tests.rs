@@ -6,6 +6,7 @@
 )]
 
 mod census;
+mod reads;
 mod rest;
 
 use std::{

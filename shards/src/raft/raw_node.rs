@@ -255,6 +255,12 @@ impl<S: Storage> RawNode<S> {
         self.raft.take_election_due()
     }
 
+    /// Whether [`RawNode::take_election_due`] would say so.
+    #[must_use]
+    pub fn is_election_due(&self) -> bool {
+        self.raft.is_election_due()
+    }
+
     /// Sends heartbeats now, if leading ([`Config::manual_heartbeats`]).
     pub fn heartbeat_now(&mut self) {
         self.notify(MessageKind::Beat, self.raft.id());

@@ -213,6 +213,12 @@ impl<S: Storage> Raft<S> {
         std::mem::take(&mut self.election_due)
     }
 
+    /// Whether [`Raft::take_election_due`] would say so.
+    #[must_use]
+    pub fn is_election_due(&self) -> bool {
+        self.election_due
+    }
+
     /// Whether the timers rest.
     #[must_use]
     pub fn is_quiescent(&self) -> bool {
