@@ -62,7 +62,7 @@ fn ten_thousand_shards_sleep_and_all_of_them_wake_when_a_node_dies() {
     // Nobody asks for anything; the node just dies.
     let dead = 0;
     let lost = cluster.metric(dead, LED);
-    assert!(lost > ALL / 4.0, "the leaders were spread: {lost}");
+    assert!(lost > 1000.0, "so many leaders die with it: {lost}");
     cluster.kill(dead);
     let begin = Instant::now();
     cluster.until("all shards are led again", |cluster| {
