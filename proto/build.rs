@@ -3,7 +3,13 @@ use std::{env, error::Error, fs, path::PathBuf};
 
 use prost::Message as _;
 
-const FILES: [&str; 4] = ["kv.proto", "admin.proto", "peer.proto", "disk.proto"];
+const FILES: [&str; 5] = [
+    "kv.proto",
+    "admin.proto",
+    "peer.proto",
+    "page.proto",
+    "disk.proto",
+];
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=proto");

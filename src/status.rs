@@ -93,16 +93,9 @@ struct Shared {
 /// The listener failed.
 pub async fn serve(
     listener: TcpListener,
-    source: Arc<dyn StatusSource>,
-    config: Arc<Config>,
-    log: LogControl,
+    app: Router,
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<()> {
-    let app = router(Arc::new(Shared {
-        source,
-        config,
-        log,
-    }));
     let stopping = Arc::new(Notify::new());
     let stopped = Arc::clone(&stopping);
     let stop = async move {
@@ -121,7 +114,18 @@ pub async fn serve(
     }
 }
 
-fn router(shared: Arc<Shared>) -> Router {
+/// All pages: the node's own, and those of the console.
+pub fn router(
+    source: Arc<dyn StatusSource>,
+    console: Router,
+    configuration: Arc<Config>,
+    log: LogControl,
+) -> Router {
+    let shared = Arc::new(Shared {
+        source,
+        config: configuration,
+        log,
+    });
     Router::new()
         .route("/", get(index))
         .route("/health", get(|| async { "ok\n" }))
@@ -137,6 +141,7 @@ fn router(shared: Arc<Shared>) -> Router {
         .fallback(|| async { refusal(StatusCode::NOT_FOUND, "no such page; / lists them") })
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .with_state(shared)
+        .merge(console)
 }
 
 /// An error as JSON.
@@ -147,6 +152,7 @@ fn refusal(status: StatusCode, message: impl Into<String>) -> Response {
 async fn index() -> &'static str {
     "Flotilla\n\
      \n\
+     /console/        the whole cluster, for browsers\n\
      /health          the process lives\n\
      /ready           the node should get requests; /ready?verbose says why not\n\
      /metrics         Prometheus\n\

@@ -173,6 +173,21 @@ const ROOMS: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "src/console",
+        &[
+            "tonic",
+            "rocksdb",
+            "crate::node",
+            "crate::runtime",
+            "crate::router",
+            "crate::storage",
+            "crate::server",
+            "crate::transport",
+            "crate::client",
+            "crate::cli",
+        ],
+    ),
+    (
         "src/status",
         &[
             "tonic",

@@ -8,9 +8,11 @@
 //! `METRICS.md` is generated from the declarations, and a test keeps it up to date.
 
 pub mod family;
+mod interval;
 pub mod labels;
 mod reference;
 
+pub use interval::Distribution;
 pub use labels::{
     BusyReason, Database, DropReason, HandshakeRefusal, Label, Lane, Operation, Outcome, Rank,
     RefusalReason, ScrubOutcome, ShardState, SnapshotOutcome, Stage,

@@ -4,7 +4,6 @@
 mod admin;
 mod bench;
 mod demo;
-mod escape;
 mod export;
 mod failure;
 #[cfg(any(test, fuzzing))]
@@ -33,6 +32,7 @@ use self::{
 use crate::{
     client::{self, Client, Options},
     config::{self, DemoArgs, StartArgs},
+    escape,
     exit::ExitCode,
 };
 

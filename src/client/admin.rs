@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use flotilla_proto::v1::{self, admin_client::AdminClient};
 
 use super::{
@@ -155,6 +156,31 @@ impl Admin {
         self.any(async |mut client| client.transfer_leader(request).await)
             .await
             .map(drop)
+    }
+
+    /// A page of the console, below `/console/api/`: what a node tells of the whole cluster, as JSON.
+    ///
+    /// # Errors
+    /// As [`Admin::list_nodes`].
+    pub async fn page(&self, path: &str) -> Result<Bytes> {
+        let request = v1::PageRequest {
+            path: path.to_owned(),
+        };
+        let answer = self
+            .any(async |mut client| client.page(request.clone()).await)
+            .await?;
+        let message = || String::from_utf8_lossy(&answer.body).into_owned();
+        match answer.code {
+            200 => Ok(answer.body),
+            409 => Err(Error::NotInitialized { message: message() }),
+            503 => Err(Error::Busy {
+                message: message(),
+                retry_after: Duration::from_secs(1),
+            }),
+            code => Err(Error::InvalidArgument {
+                message: format!("{path}: {code} {}", message()),
+            }),
+        }
     }
 
     async fn any<T>(

@@ -1,7 +1,9 @@
-//! Looks at all replicas of the node now and then: sums for the metrics, rates for whoever looks for hot shards.
+//! Looks at all replicas of the node now and then: sums for the metrics, rates for whoever looks for hot shards, and what was
+//! asked of which keys for the heat map.
 //!
 //! The engine counts what is asked of each replica and tells nobody; here the counts of two looks become rates. A look
 //! costs a worker some microseconds per page of replicas, whether anybody wants to know or not, and nothing in between.
+//! All nodes look at the same moments, so that what they have seen can be put side by side.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -13,11 +15,19 @@ use flotilla_shards::{
 use parking_lot::RwLock;
 use tokio::time::Instant;
 
-use super::Shared;
-use crate::runtime::Runtime;
+use super::{
+    Shared,
+    engine::Running,
+    vitals::{Figures, Watch},
+};
+use crate::{
+    clock::wall_ms,
+    console::heat::{Cell, Counts, FINE_MS, Heat, slot_ended_at},
+    runtime::Runtime,
+};
 
-/// Between two looks.
-const INTERVAL: Duration = Duration::from_secs(5);
+/// A look that comes later than this many others after the one before is noted for so many only.
+const SLOTS_MAX: u64 = 12;
 /// Replicas that a worker is asked about at once: other inputs wait for so many at most.
 const PAGE: usize = 2048;
 
@@ -49,15 +59,23 @@ impl Rate {
 /// The rates of the shards that were asked anything lately.
 pub(super) type Rates = BTreeMap<ShardId, Rate>;
 
-/// What the newest look has found.
-#[derive(Debug, Default)]
+/// What the newest look has found, and what the ones before have left.
+#[derive(Default)]
 pub(super) struct Census {
     rates: RwLock<Arc<Rates>>,
+    found: RwLock<Arc<Vec<ReplicaStatus>>>,
+    pub(super) heat: Heat,
+    pub(super) figures: Figures,
 }
 
 impl Census {
     pub(super) fn rates(&self) -> Arc<Rates> {
         Arc::clone(&self.rates.read())
+    }
+
+    /// All replicas of the node, by shard.
+    pub(super) fn found(&self) -> Arc<Vec<ReplicaStatus>> {
+        Arc::clone(&self.found.read())
     }
 }
 
@@ -74,29 +92,81 @@ async fn all(runtime: &Runtime) -> Vec<ReplicaStatus> {
     }
 }
 
+/// One look.
+struct Look {
+    at: Instant,
+    /// The column of the heat map that it ends.
+    slot: u64,
+    loads: BTreeMap<ShardId, Load>,
+}
+
+/// How long it is until the wall clock shows a multiple of the interval. A moment that is nearly there is left out: it may be
+/// the one that was just waited for.
+fn until_next(wall_ms: u64) -> Duration {
+    let rest = FINE_MS - wall_ms % FINE_MS;
+    Duration::from_millis(if rest < FINE_MS / 10 {
+        rest + FINE_MS
+    } else {
+        rest
+    })
+}
+
 /// Looks for as long as the task lives.
 pub(super) async fn watch(shared: &Shared) {
-    let mut looks = tokio::time::interval(INTERVAL);
-    looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut last: Option<(Instant, BTreeMap<ShardId, Load>)> = None;
+    let mut last: Option<Look> = None;
+    let mut figures = Watch::new(shared);
     loop {
-        looks.tick().await;
+        tokio::time::sleep(until_next(wall_ms())).await;
         let Some(running) = shared.running.get() else {
             continue;
         };
-        let (now, found) = (Instant::now(), all(&running.runtime).await);
-        if let Some((then, before)) = &last {
-            let seconds = now.saturating_duration_since(*then).as_secs_f64();
-            let rates = rates(&found, before, seconds);
+        let (at, slot) = (Instant::now(), slot_ended_at(wall_ms()));
+        let found = all(&running.runtime).await;
+        if let Some(last) = &last {
+            let seconds = at.saturating_duration_since(last.at).as_secs_f64();
+            let rates = rates(&found, &last.loads, seconds);
             rank(&rates, &shared.metrics);
+            // A wall clock that was set back tells nothing of the time between.
+            let slots = last.slot.max(slot.saturating_sub(SLOTS_MAX)) + 1..slot + 1;
+            let cells = cells(
+                running,
+                &found,
+                &last.loads,
+                slots.end.saturating_sub(slots.start),
+            );
+            shared.census.heat.note(slots, &cells);
+            figures.look(shared, &rates, running.runtime.workers());
             *shared.census.rates.write() = Arc::new(rates);
         }
         sum(&found, &shared.metrics);
         let loads = found.iter().map(|status| (status.shard, status.load));
         // Whoever was never asked has nothing to be compared with.
         let loads = loads.filter(|(_, load)| *load != Load::default());
-        last = Some((now, loads.collect()));
+        last = Some(Look {
+            at,
+            slot,
+            loads: loads.collect(),
+        });
+        *shared.census.found.write() = Arc::new(found);
     }
+}
+
+/// What was asked of each user's shard since the look before, in each of so many columns.
+fn cells(
+    running: &Running,
+    found: &[ReplicaStatus],
+    before: &BTreeMap<ShardId, Load>,
+    slots: u64,
+) -> Vec<Cell> {
+    let map = running.router.map();
+    let asked = found.iter().filter_map(|status| {
+        let before = before.get(&status.shard).copied().unwrap_or_default();
+        let asked = status.load != before && !status.shard.is_meta();
+        let shard = map.by_id(status.shard).filter(|_| asked)?;
+        let counts = Counts::between(before, status.load, slots);
+        Some(Cell::new(Arc::clone(shard), counts))
+    });
+    asked.collect()
 }
 
 fn rates(found: &[ReplicaStatus], before: &BTreeMap<ShardId, Load>, seconds: f64) -> Rates {

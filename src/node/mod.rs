@@ -5,6 +5,7 @@
 //! put together in `engine`, and connected in `links`.
 
 mod census;
+mod console;
 mod engine;
 mod fatal;
 mod links;
@@ -13,6 +14,7 @@ mod reader;
 mod report;
 mod scrub;
 mod stall;
+mod vitals;
 
 use std::{
     io,
@@ -253,16 +255,14 @@ impl Node {
             ServerOptions::default(),
             stopped(&self.stop),
         );
-        let http = status::serve(
-            status_listener,
-            Arc::new(report::Source {
-                shared: Arc::clone(shared),
-                front: Arc::clone(&self.front),
-            }),
-            Arc::clone(&shared.config),
-            log,
-            stopped(&self.stop),
-        );
+        let source = Arc::new(report::Source {
+            shared: Arc::clone(shared),
+        });
+        let console = crate::console::router(Arc::clone(&source) as _);
+        let pages = status::router(source, console, Arc::clone(&shared.config), log);
+        let served = console::StatusPages(pages.clone());
+        self.front.set_pages(Arc::new(served));
+        let http = status::serve(status_listener, pages, stopped(&self.stop));
         self.tasks.push(tokio::spawn(async move {
             if let Err(error) = grpc.await {
                 tracing::error!(%error, "the server for clients and nodes has failed");

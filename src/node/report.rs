@@ -1,6 +1,6 @@
 //! What a node tells about itself: whether it is ready, and where its shards stand.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use flotilla_metrics::{Counter, Metrics};
 use flotilla_shards::{
@@ -74,7 +74,6 @@ impl Shared {
 /// The status port's view of the node.
 pub(super) struct Source {
     pub(super) shared: Arc<Shared>,
-    pub(super) front: Arc<Front>,
 }
 
 impl StatusSource for Source {
@@ -89,6 +88,10 @@ impl StatusSource for Source {
             .running
             .get()
             .map(|running| running.router.local_shards());
+        let going_down = || Err("the node is going down".to_owned());
+        let readiness = self
+            .front()
+            .map_or_else(going_down, |front| front.readiness());
         json!({
             "version": env!("CARGO_PKG_VERSION"),
             "cluster_id": identity.genesis.map(|genesis| short_hex(&genesis.cluster_id)),
@@ -96,8 +99,8 @@ impl StatusSource for Source {
             "store_id": short_hex(&identity.store_id),
             "address": shared.address,
             "status_address": shared.status_address,
-            "ready": self.front.readiness().is_ok(),
-            "not_ready_reason": self.front.readiness().err(),
+            "ready": readiness.is_ok(),
+            "not_ready_reason": readiness.err(),
             "shards": shards.as_ref().map(|shards| shards.replicas),
             "leaders": shards.as_ref().map(|shards| shards.leaders),
             "shards_without_leader": shards.as_ref().map(|shards| shards.without_leader),
@@ -174,6 +177,11 @@ impl StatusSource for Source {
 }
 
 impl Source {
+    /// What the services of all ports share. The front has these pages, so they don't hold it.
+    pub(super) fn front(&self) -> Option<Arc<Front>> {
+        self.shared.front.get().and_then(Weak::upgrade)
+    }
+
     /// One local replica and its shard, as this node sees them.
     fn row(&self, running: &Running, status: &ReplicaStatus, rates: &Rates) -> Value {
         let shard = status.shard;

@@ -147,6 +147,12 @@ impl Runtime {
         Ok(())
     }
 
+    /// Threads that own shards.
+    #[must_use]
+    pub fn workers(&self) -> usize {
+        self.inboxes.workers()
+    }
+
     /// Where the local replica of a shard stands; none if there is no replica here.
     pub async fn status(&self, shard: ShardId) -> Option<ReplicaStatus> {
         let (sender, receiver) = oneshot::channel();

@@ -12,7 +12,7 @@ use flotilla_shards::{
 use futures_util::future::join_all;
 use tonic::{Request, Response, Status};
 
-use super::{Front, bootstrap, error, services::Services};
+use super::{Front, bootstrap, error, pages, services::Services};
 
 /// Shards of one page of a list.
 const PAGE_MAX: usize = 1000;
@@ -192,6 +192,13 @@ impl admin_server::Admin for AdminService {
             return Err(error::status(&error::not_leader(shard, leader)));
         }
         Ok(Response::new(proto::TransferLeaderResponse {}))
+    }
+
+    async fn page(
+        &self,
+        request: Request<proto::PageRequest>,
+    ) -> Result<Response<proto::PageResponse>, Status> {
+        self.0.page(request.into_inner(), pages::OF_OPERATORS).await
     }
 
     async fn checksum(

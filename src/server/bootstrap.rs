@@ -304,6 +304,17 @@ pub async fn identify_one(address: &str, asker: NodeId) -> Result<proto::Identif
     Ok(answer.into_inner())
 }
 
+/// Asks a node for a page of its status port.
+///
+/// # Errors
+/// Why there is no answer, for the operator.
+pub async fn page_of(address: &str, path: String) -> Result<proto::PageResponse, String> {
+    let mut client = client(address).await?;
+    let answer = client.page(proto::PageRequest { path }).await;
+    let answer = answer.map_err(|status| status.message().to_owned())?;
+    Ok(answer.into_inner())
+}
+
 /// Asks all addresses who lives there.
 async fn identify(join: Vec<String>) -> Result<Answers, InitError> {
     let asked = join.into_iter().map(|address| async move {

@@ -4,6 +4,7 @@
 //! - `call`, `perform`: carry out what the rules of a request's way decide: local engine or forward, hold, answer.
 //! - [`services`]: what that stands on; the engine and the state database are traits here.
 //! - `admin`, `peer`, [`bootstrap`]: operators, other nodes, and how nodes become a cluster.
+//! - [`pages`]: pages of the status port, for those who reach this one only.
 //! - `error`: what an error is to gRPC and to the metrics.
 //! - [`trace`], [`slow`]: a request's id and where its time goes; the requests that took long.
 //!
@@ -23,6 +24,7 @@ pub mod forward;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
 mod kv;
+pub mod pages;
 mod peer;
 mod perform;
 mod request;
@@ -51,8 +53,11 @@ use tonic_health::{
     server::{HealthReporter, HealthService},
 };
 
-use self::bootstrap::{AdoptError, ClusterBootstrap};
 pub use self::services::{RuntimeHandle, ServiceOptions, Services, StateReader};
+use self::{
+    bootstrap::{AdoptError, ClusterBootstrap},
+    pages::Pages,
+};
 
 /// Bounds of the connections.
 #[derive(Clone, Debug)]
@@ -93,6 +98,7 @@ const _: () = assert!(limits::MESSAGE_BYTES_MAX <= u32::MAX as usize);
 pub struct Front {
     bootstrap: Arc<dyn ClusterBootstrap>,
     services: OnceLock<Arc<Services>>,
+    pages: OnceLock<Arc<dyn Pages>>,
     adopting: tokio::sync::Mutex<()>,
     initializing: tokio::sync::Mutex<()>,
     /// Why the node is not ready.
@@ -113,6 +119,7 @@ impl Front {
         Arc::new(Self {
             bootstrap,
             services: OnceLock::new(),
+            pages: OnceLock::new(),
             adopting: tokio::sync::Mutex::new(()),
             initializing: tokio::sync::Mutex::new(()),
             not_ready: Mutex::new(Some("starting".to_owned())),
@@ -133,6 +140,18 @@ impl Front {
     #[must_use]
     pub fn services(&self) -> Option<&Arc<Services>> {
         self.services.get()
+    }
+
+    /// Where pages of the status port come from. Only the first call counts.
+    pub fn set_pages(&self, pages: Arc<dyn Pages>) {
+        // A second one would be the same pages again.
+        let _ = self.pages.set(pages);
+    }
+
+    /// Pages of the status port; none while the node starts.
+    #[must_use]
+    pub fn pages(&self) -> Option<&Arc<dyn Pages>> {
+        self.pages.get()
     }
 
     /// Says whether the node is ready to serve, or why not: in its status, its metrics and the gRPC health service.

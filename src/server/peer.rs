@@ -7,7 +7,7 @@ use flotilla_proto::v1::{self as proto, peer_server};
 use flotilla_shards::{genesis::Genesis, ids::NodeId};
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{Front, bootstrap::AdoptError};
+use super::{Front, bootstrap::AdoptError, pages};
 use crate::transport::{Delivery, Transport};
 
 /// The service.
@@ -66,6 +66,13 @@ impl peer_server::Peer for PeerService {
             seen: bootstrap.seen(asker).map(Into::into),
             ..bootstrap.identity()
         }))
+    }
+
+    async fn page(
+        &self,
+        request: Request<proto::PageRequest>,
+    ) -> Result<Response<proto::PageResponse>, Status> {
+        self.0.page(request.into_inner(), pages::OF_NODES).await
     }
 
     async fn adopt(

@@ -73,13 +73,13 @@ async fn served(problem: Option<&str>) -> Served {
     let (log, subscriber) = crate::logging::tests::detached("info");
     let (stop, stopped) = oneshot::channel();
     let stopped = async move { drop(stopped.await) };
-    let server = tokio::spawn(serve(
-        listener,
+    let pages = router(
         Arc::new(node),
+        Router::new(),
         Arc::new(Config::default()),
         log,
-        stopped,
-    ));
+    );
+    let server = tokio::spawn(serve(listener, pages, stopped));
     Served {
         address,
         stop,

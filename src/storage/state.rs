@@ -18,7 +18,7 @@ use flotilla_shards::{
 use prost::Message;
 use rocksdb::{
     BlockBasedOptions, Cache, DB, DBCompressionType, DBRawIterator, IngestExternalFileOptions,
-    Options, ReadOptions, Snapshot, WriteBatch, WriteOptions,
+    Options, Range, ReadOptions, Snapshot, WriteBatch, WriteOptions,
 };
 
 use super::{DatabaseStats, StorageError, StorageOptions, snapshot::Received, stats};
@@ -184,6 +184,16 @@ impl RocksState {
             Some(detail) => Err(StorageError::corrupt(PLACE, detail)),
             None => Ok(found),
         }
+    }
+
+    /// Bytes that rows take in the files, compressed and without what is not flushed yet: an estimate from the files' indexes,
+    /// in the order of the ranges.
+    #[must_use]
+    pub fn disk_bytes(&self, ranges: &[RowRange]) -> Vec<u64> {
+        let ranges = ranges
+            .iter()
+            .map(|range| Range::new(&range.start, &range.end));
+        self.db.get_approximate_sizes(&ranges.collect::<Vec<_>>())
     }
 
     /// Replaces everything but the identity by these rows; durable on return.

@@ -183,6 +183,13 @@ impl peer_server::Peer for Service {
     ) -> Result<Response<proto::AdoptResponse>, Status> {
         Err(Status::unimplemented("not part of these tests"))
     }
+
+    async fn page(
+        &self,
+        _: Request<proto::PageRequest>,
+    ) -> Result<Response<proto::PageResponse>, Status> {
+        Err(Status::unimplemented("not part of these tests"))
+    }
 }
 
 /// A node with nothing but a transport.

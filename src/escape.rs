@@ -10,7 +10,7 @@ use bytes::Bytes;
 /// Why a typed text stands for no bytes.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{reason} at position {position} of {text:?}")]
-pub(super) struct Malformed {
+pub(crate) struct Malformed {
     text: String,
     /// In characters, from 1.
     position: usize,
@@ -18,7 +18,7 @@ pub(super) struct Malformed {
 }
 
 /// Bytes as text.
-pub(super) fn escape(bytes: &[u8]) -> String {
+pub(crate) fn escape(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len());
     for chunk in bytes.utf8_chunks() {
         for char in chunk.valid().chars() {
@@ -57,7 +57,7 @@ fn push_hex(text: &mut String, byte: u8) {
 ///
 /// # Errors
 /// Where an escape is unknown or incomplete.
-pub(super) fn unescape(text: &str) -> Result<Bytes, Malformed> {
+pub(crate) fn unescape(text: &str) -> Result<Bytes, Malformed> {
     let malformed = |position: usize, reason| Malformed {
         text: text.to_owned(),
         position: position + 1,
@@ -116,7 +116,7 @@ pub(super) fn unescape(text: &str) -> Result<Bytes, Malformed> {
 }
 
 /// Bytes as hex digits.
-pub(super) fn to_hex(bytes: &[u8]) -> String {
+pub(crate) fn to_hex(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len() * 2);
     for byte in bytes {
         let _ = write!(text, "{byte:02x}");
@@ -128,7 +128,7 @@ pub(super) fn to_hex(bytes: &[u8]) -> String {
 ///
 /// # Errors
 /// Where there is no pair of digits.
-pub(super) fn from_hex(text: &str) -> Result<Bytes, Malformed> {
+pub(crate) fn from_hex(text: &str) -> Result<Bytes, Malformed> {
     let malformed = |position, reason| Malformed {
         text: text.to_owned(),
         position: position + 1,
@@ -152,7 +152,7 @@ pub(super) fn from_hex(text: &str) -> Result<Bytes, Malformed> {
 
 /// How keys and values are shown and typed throughout a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Notation {
+pub(crate) enum Notation {
     /// Text with escapes.
     Escaped,
     /// Hex digits.
@@ -161,7 +161,7 @@ pub(super) enum Notation {
 
 impl Notation {
     /// Bytes as text.
-    pub(super) fn show(self, bytes: &[u8]) -> String {
+    pub(crate) fn show(self, bytes: &[u8]) -> String {
         match self {
             Self::Escaped => escape(bytes),
             Self::Hex => to_hex(bytes),
@@ -172,7 +172,7 @@ impl Notation {
     ///
     /// # Errors
     /// Where it stands for none.
-    pub(super) fn read(self, text: &str) -> Result<Bytes, Malformed> {
+    pub(crate) fn read(self, text: &str) -> Result<Bytes, Malformed> {
         match self {
             Self::Escaped => unescape(text),
             Self::Hex => from_hex(text),
