@@ -4,7 +4,7 @@
 //! hear from are not asked. So a page of the console takes as long as its slowest node, and never longer than that.
 
 use std::{
-    collections::{BTreeMap, btree_map::Entry},
+    collections::BTreeMap,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -15,6 +15,7 @@ use flotilla_shards::{
 };
 use futures_util::future::join_all;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::Value;
 use tokio::{sync::Mutex, time::timeout};
 
 use super::{
@@ -30,6 +31,8 @@ use crate::{clock::wall_ms, escape::escape};
 const PATIENCE: Duration = Duration::from_secs(1);
 /// Whoever asks how the cluster is within this time is told the same: many pages cost no more than one.
 const FRESH: Duration = Duration::from_millis(900);
+/// Events, and slow requests, that are told.
+const NEWEST: usize = 200;
 /// Hot shards that are told.
 const HOTTEST: usize = 10;
 
@@ -347,13 +350,12 @@ impl Cluster {
             load.add(report.vitals.load);
             for shard in &report.hottest {
                 // What followers were asked for counts as well.
-                match hot.entry(shard.shard) {
-                    Entry::Occupied(mut known) => known.get_mut().load.add(shard.load),
-                    Entry::Vacant(none) => drop(none.insert(HotShard {
-                        leader: leader(ShardId(shard.shard)).map(|node| node.0),
-                        ..shard.clone()
-                    })),
-                }
+                let known = hot.entry(shard.shard).or_insert_with(|| HotShard {
+                    leader: leader(ShardId(shard.shard)).map(|node| node.0),
+                    load: Load::default(),
+                    ..shard.clone()
+                });
+                known.load.add(shard.load);
             }
         }
         let mut hottest: Vec<HotShard> = hot.into_values().collect();
@@ -388,6 +390,41 @@ impl Cluster {
             all.write_p99 = slower(all.write_p99, moment.write_p99);
         }
         moments.into_values().collect()
+    }
+
+    /// What has happened lately on all nodes, the newest first.
+    pub async fn events(&self) -> Vec<Value> {
+        self.newest("/events", "events").await
+    }
+
+    /// Requests that took long lately on all nodes, the newest first.
+    pub async fn slow(&self) -> Vec<Value> {
+        self.newest("/slow", "requests").await
+    }
+
+    /// The newest entries of a list that each node has, with the node that has each as `on`.
+    async fn newest(&self, page: &str, list: &str) -> Vec<Value> {
+        let path = format!("{page}?limit={NEWEST}");
+        let mut newest = Vec::new();
+        for (known, answer) in self.ask_all::<Value>(&path).await {
+            let Ok(mut answer) = answer else {
+                continue;
+            };
+            let entries = answer.get_mut(list).map(Value::take);
+            let Some(Value::Array(entries)) = entries else {
+                continue;
+            };
+            for mut entry in entries.into_iter().take(NEWEST) {
+                if let Some(fields) = entry.as_object_mut() {
+                    fields.insert("on".to_owned(), known.node.0.into());
+                    newest.push(entry);
+                }
+            }
+        }
+        // RFC 3339 with the same number of digits sorts as text does.
+        newest.sort_by(|one, other| other["time"].as_str().cmp(&one["time"].as_str()));
+        newest.truncate(NEWEST);
+        newest
     }
 
     /// A part of the heat map: all shards, or those from one to another.

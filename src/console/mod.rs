@@ -42,8 +42,10 @@ use self::{
     shards::{ListQuery, Ranked, Ranking, ShardRow},
 };
 
-/// Questions that are worked on at the same time; more are answered "busy". A page that is open asks two at once.
+/// Questions that are worked on at the same time; more are answered "busy". A page that is open asks three at once.
 const QUESTIONS: usize = 32;
+/// The same of parts, which other nodes ask for: each has as many questions of its own.
+const PARTS: usize = 256;
 
 /// Another node of the cluster, or this one.
 #[derive(Clone, Debug)]
@@ -95,6 +97,7 @@ struct Shared {
     source: Arc<dyn ConsoleSource>,
     cluster: Cluster,
     questions: Semaphore,
+    parts: Semaphore,
 }
 
 /// Everything below `/console/`.
@@ -103,10 +106,13 @@ pub fn router<S: Clone + Send + Sync + 'static>(source: Arc<dyn ConsoleSource>) 
         cluster: Cluster::new(Arc::clone(&source)),
         source,
         questions: Semaphore::new(QUESTIONS),
+        parts: Semaphore::new(PARTS),
     });
     let answers = Router::new()
         .route("/console/api/cluster", get(api_cluster))
         .route("/console/api/history", get(api_history))
+        .route("/console/api/events", get(api_events))
+        .route("/console/api/slow", get(api_slow))
         .route("/console/api/heat", get(api_heat))
         .route("/console/api/shards", get(api_shards))
         .route("/console/api/shards/{id}", get(api_shard))
@@ -123,10 +129,19 @@ pub fn router<S: Clone + Send + Sync + 'static>(source: Arc<dyn ConsoleSource>) 
 struct Turn(Arc<Shared>);
 
 impl Turn {
-    fn take(&self) -> Result<SemaphorePermit<'_>, Response> {
-        let turn = self.0.questions.try_acquire();
-        turn.map_err(|_| refusal(StatusCode::SERVICE_UNAVAILABLE, "busy: ask again"))
+    fn question(&self) -> Result<SemaphorePermit<'_>, Response> {
+        take(&self.0.questions)
     }
+
+    fn part(&self) -> Result<SemaphorePermit<'_>, Response> {
+        take(&self.0.parts)
+    }
+}
+
+fn take(turns: &Semaphore) -> Result<SemaphorePermit<'_>, Response> {
+    turns
+        .try_acquire()
+        .map_err(|_| refusal(StatusCode::SERVICE_UNAVAILABLE, "busy: ask again"))
 }
 
 impl FromRequestParts<Arc<Shared>> for Turn {
@@ -150,13 +165,23 @@ fn refusal(status: StatusCode, message: impl Into<String>) -> Response {
 }
 
 async fn api_cluster(turn: Turn) -> Result<Response, Response> {
-    let _turn = turn.take()?;
+    let _turn = turn.question()?;
     Ok(Json(&*turn.0.cluster.overview().await).into_response())
 }
 
 async fn api_history(turn: Turn) -> Result<Response, Response> {
-    let _turn = turn.take()?;
+    let _turn = turn.question()?;
     Ok(Json(turn.0.cluster.history().await).into_response())
+}
+
+async fn api_events(turn: Turn) -> Result<Response, Response> {
+    let _turn = turn.question()?;
+    Ok(Json(turn.0.cluster.events().await).into_response())
+}
+
+async fn api_slow(turn: Turn) -> Result<Response, Response> {
+    let _turn = turn.question()?;
+    Ok(Json(turn.0.cluster.slow().await).into_response())
 }
 
 /// Which part of the heat map to draw.
@@ -178,7 +203,7 @@ fn quarter_of_an_hour() -> u64 {
 }
 
 async fn api_heat(turn: Turn, Query(query): Query<HeatQuery>) -> Result<Response, Response> {
-    let _turn = turn.take()?;
+    let _turn = turn.question()?;
     let window = Window::before(crate::clock::wall_ms(), query.minutes);
     let shards = query.first.map(ShardId).zip(query.last.map(ShardId));
     let picture = turn.0.cluster.heat(window, query.metric, shards).await;
@@ -187,14 +212,14 @@ async fn api_heat(turn: Turn, Query(query): Query<HeatQuery>) -> Result<Response
 }
 
 async fn api_shards(turn: Turn, Query(query): Query<ListQuery>) -> Result<Response, Response> {
-    let _turn = turn.take()?;
+    let _turn = turn.question()?;
     let list = turn.0.cluster.list(&query).await;
     let list = list.map_err(|error| refusal(StatusCode::BAD_REQUEST, error))?;
     Ok(Json(list).into_response())
 }
 
 async fn api_shard(turn: Turn, Path(id): Path<u64>) -> Result<Response, Response> {
-    let _turn = turn.take()?;
+    let _turn = turn.question()?;
     match turn.0.cluster.shard(ShardId(id)).await {
         Some(shard) => Ok(Json(shard).into_response()),
         None => Err(refusal(
@@ -204,12 +229,14 @@ async fn api_shard(turn: Turn, Path(id): Path<u64>) -> Result<Response, Response
     }
 }
 
-async fn node_report(turn: Turn) -> Json<NodeReport> {
-    Json(turn.0.source.report())
+async fn node_report(turn: Turn) -> Result<Json<NodeReport>, Response> {
+    let _turn = turn.part()?;
+    Ok(Json(turn.0.source.report()))
 }
 
-async fn node_history(turn: Turn) -> Json<Vec<Moment>> {
-    Json(turn.0.source.history())
+async fn node_history(turn: Turn) -> Result<Json<Vec<Moment>>, Response> {
+    let _turn = turn.part()?;
+    Ok(Json(turn.0.source.history()))
 }
 
 /// Asked of each node for its part of a picture: window and rows are those of who draws it.
@@ -247,6 +274,7 @@ async fn node_heat(
     turn: Turn,
     Query(query): Query<HeatPartQuery>,
 ) -> Result<Json<Vec<Vec<(u32, f32)>>>, Response> {
+    let _turn = turn.part()?;
     let part = cluster::heat_part(&*turn.0.source, &query);
     part.map(Json)
         .map_err(|error| refusal(StatusCode::BAD_REQUEST, error))
@@ -262,12 +290,16 @@ async fn node_shards(
     turn: Turn,
     Query(query): Query<IdsQuery>,
 ) -> Result<Json<Vec<ShardRow>>, Response> {
+    let _turn = turn.part()?;
     let ids = shards::ids(&query.ids, shards::PAGE_MAX);
     let ids = ids.map_err(|error| refusal(StatusCode::BAD_REQUEST, error))?;
     Ok(Json(turn.0.source.rows(ids).await))
 }
 
-async fn node_ranked(turn: Turn, Query(ranking): Query<Ranking>) -> Json<Ranked> {
+async fn node_ranked(turn: Turn, Query(ranking): Query<Ranking>) -> Result<Json<Ranked>, Response> {
+    let _turn = turn.part()?;
     let count = ranking.count.min(shards::RANKED_MAX);
-    Json(turn.0.source.ranked(Ranking { count, ..ranking }).await)
+    Ok(Json(
+        turn.0.source.ranked(Ranking { count, ..ranking }).await,
+    ))
 }

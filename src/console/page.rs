@@ -36,6 +36,7 @@ const PAGE: (&str, &str) = (
 
 assets! {
     "style.css": "text/css; charset=utf-8";
+    "activity.js": "text/javascript; charset=utf-8";
     "app.js": "text/javascript; charset=utf-8";
     "dom.js": "text/javascript; charset=utf-8";
     "heat.js": "text/javascript; charset=utf-8";

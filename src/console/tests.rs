@@ -14,6 +14,8 @@ use flotilla_shards::raft::ReplicaId;
 use serde_json::Value;
 use tokio::net::TcpListener;
 
+use axum::routing::get as get_page;
+
 use super::{
     cluster::{HotShard, Vitals},
     heat::{Cell, Counts, FINE_MS},
@@ -251,7 +253,16 @@ fn replica(node: u64) -> Replica {
 async fn serve(node: Arc<Node>) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = listener.local_addr().expect("bound");
+    // Pages of the status port that are not of this room.
+    let entry =
+        |minute| json!({ "time": format!("2026-11-26T04:{minute:02}:00.000Z"), "number": minute });
+    let list =
+        |name: &str| json!({ name: [entry(node.id), entry(10 * node.id), "nonsense"], "last": 2 });
+    let (events, slow) = (list("events"), list("requests"));
     let app: Router = router(node);
+    let app = app
+        .route("/events", get_page(move || async move { Json(events) }))
+        .route("/slow", get_page(move || async move { Json(slow) }));
     tokio::spawn(async move { axum::serve(listener, app).await });
     address
 }
@@ -343,6 +354,23 @@ async fn moments_of_all_nodes_are_put_together() {
         shown[1..],
         [10_000, 20_000, 30_000].map(|at| (at, (at / 10_000) as f64, Some((at / 10_000) as f64)))
     );
+}
+
+#[tokio::test]
+async fn the_newest_of_all_nodes_come_first() {
+    let nodes = Nodes::new(1).await;
+    for page in ["/console/api/events", "/console/api/slow"] {
+        let newest = nodes.ask(page).await;
+        let entries = newest.as_array().expect("entries").iter();
+        let shown: Vec<Value> = entries
+            .map(|entry| json!([entry["number"], entry["on"]]))
+            .collect();
+        let expected = [[30, 3], [20, 2], [10, 1], [3, 3], [2, 2], [1, 1]].map(|pair| json!(pair));
+        assert_eq!(shown, expected, "{page}");
+    }
+    nodes.world.down[2].store(true, Relaxed);
+    let newest = nodes.ask("/console/api/events").await;
+    assert_eq!(newest[0]["on"], 2, "{newest}");
 }
 
 #[tokio::test]

@@ -116,6 +116,7 @@ fn a_browser_shows_the_cluster() {
     );
     pictures.take(browser, "overview-light");
 
+    activity(browser, &cluster);
     heat_map(browser, &pictures);
     search(browser, &pictures);
     keyboard(browser);
@@ -209,6 +210,19 @@ fn heat_map(browser: &mut Browser, pictures: &Pictures) {
     pictures.take(browser, "shard-light");
 }
 
+/// The elections of the beginning are there, with the node that won each.
+fn activity(browser: &mut Browser, cluster: &Cluster) {
+    go(browser, "#/activity", "Activity");
+    let node = cluster.id(0);
+    let won = format!(
+        "[...document.querySelectorAll('section[aria-label=\"Recent events\"] tbody tr')].some((row) =>
+            row.cells[1].textContent === '{node}' && /^leads shard \\d+ in term \\d+$/.test(row.cells[2].textContent))"
+    );
+    browser.until("elections are told", &won);
+    browser.value("void document.querySelector('input[type=checkbox]').click()");
+    browser.until("elections are left out", &format!("!{won}"));
+}
+
 fn search(browser: &mut Browser, pictures: &Pictures) {
     go(browser, "#/shards", "Shards");
     let keys = cells("Shards", "Keys");
@@ -252,15 +266,15 @@ fn search(browser: &mut Browser, pictures: &Pictures) {
 /// All that can be clicked can be reached by the Tab key, and shows that it is.
 fn keyboard(browser: &mut Browser) {
     go(browser, "#/", "Overview");
-    browser.value("void document.body.focus()");
+    browser.value("void document.querySelector('.skip').focus()");
     let mut reached = Vec::new();
-    for _ in 0..12 {
+    for _ in 0..10 {
         browser.press("Tab");
         reached.push(browser.text("document.activeElement.textContent.trim()"));
         let outline = browser.text("getComputedStyle(document.activeElement).outlineStyle");
         assert_eq!(outline, "solid", "{reached:?}");
     }
-    for name in ["Heat map", "Shards", "theme: auto"] {
+    for name in ["Heat map", "Shards", "Activity", "theme: auto", "1"] {
         assert!(
             reached.iter().any(|text| text == name),
             "{name}: {reached:?}"

@@ -1,4 +1,5 @@
 // Which page is shown, and how it is kept up to date.
+import { activity } from "./activity.js";
 import { ask, clock, el, mark, say } from "./dom.js";
 import { heat } from "./heat.js";
 import { node, overview } from "./overview.js";
@@ -10,6 +11,7 @@ const PAGES = [
   [/^\/$/, overview, "Overview", "#/"],
   [/^\/heat$/, heat, "Heat map", "#/heat"],
   [/^\/shards$/, shards, "Shards", "#/shards"],
+  [/^\/activity$/, activity, "Activity", "#/activity"],
   [/^\/shards\/(\d+)$/, shard, "Shard"],
   [/^\/nodes\/(\d+)$/, node, "Node"],
 ];

@@ -1,4 +1,5 @@
 // The cluster at a glance, and one node.
+import { eventTable } from "./activity.js";
 import { ask, bytes, clock, count, duration, el, latency, link, mark, panel, percent, range, say, svg, table, whole } from "./dom.js";
 
 const STATES = { ready: "ready", not_ready: "not ready", silent: "silent", down: "down" };
@@ -119,11 +120,14 @@ export function overview(frame) {
   const hot = hotTable();
   const hotPanel = panel("Hot shards", hot.element);
   hotPanel.note.textContent = "most asked in the last 5 s";
+  const events = eventTable();
+  const eventPanel = panel("Recent events", events.element);
+  eventPanel.note.append(el("a", { href: "#/activity" }, "all, and slow requests"));
   frame.append(
     el("h1", { class: "hush" }, "Overview"),
     el("div", { class: "tiles" }, tiles.map((tile) => tile.element)),
     el("div", { class: "pair" }, load.element, latencies.element),
-    nodePanel, hotPanel,
+    nodePanel, el("div", { class: "pair" }, hotPanel, eventPanel),
   );
   const cluster = (now) => {
     const up = now.nodes.filter((node) => node.state === "ready").length;
@@ -154,7 +158,8 @@ export function overview(frame) {
     cluster,
     every: 5000,
     refresh: async (signal) => {
-      const moments = await ask("/console/api/history", signal);
+      const [moments, happened] = await Promise.all([ask("/console/api/history", signal), ask("/console/api/events", signal)]);
+      events.update(happened.slice(0, 10));
       load.update(moments, (moment) => [moment.reads, moment.writes]);
       latencies.update(moments, (moment) => [moment.read_p99, moment.write_p99]);
     },
