@@ -129,26 +129,26 @@ pub fn router<S: Clone + Send + Sync + 'static>(source: Arc<dyn ConsoleSource>) 
 struct Turn(Arc<Shared>);
 
 impl Turn {
-    fn question(&self) -> Result<SemaphorePermit<'_>, Response> {
+    fn question(&self) -> Result<SemaphorePermit<'_>, Refusal> {
         take(&self.0.questions)
     }
 
-    fn part(&self) -> Result<SemaphorePermit<'_>, Response> {
+    fn part(&self) -> Result<SemaphorePermit<'_>, Refusal> {
         take(&self.0.parts)
     }
 }
 
-fn take(turns: &Semaphore) -> Result<SemaphorePermit<'_>, Response> {
+fn take(turns: &Semaphore) -> Result<SemaphorePermit<'_>, Refusal> {
     turns
         .try_acquire()
         .map_err(|_| refusal(StatusCode::SERVICE_UNAVAILABLE, "busy: ask again"))
 }
 
 impl FromRequestParts<Arc<Shared>> for Turn {
-    type Rejection = Response;
+    type Rejection = Refusal;
 
     /// Only a member of a cluster has something to tell.
-    async fn from_request_parts(_: &mut Parts, shared: &Arc<Shared>) -> Result<Self, Response> {
+    async fn from_request_parts(_: &mut Parts, shared: &Arc<Shared>) -> Result<Self, Refusal> {
         match shared.source.local() {
             Some(_) => Ok(Self(Arc::clone(shared))),
             None => Err(refusal(
@@ -159,27 +159,39 @@ impl FromRequestParts<Arc<Shared>> for Turn {
     }
 }
 
-/// An error as JSON.
-fn refusal(status: StatusCode, message: impl Into<String>) -> Response {
-    (status, Json(json!({ "error": message.into() }))).into_response()
+/// Why there is no answer; JSON on its way out.
+struct Refusal {
+    status: StatusCode,
+    message: String,
 }
 
-async fn api_cluster(turn: Turn) -> Result<Response, Response> {
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        (self.status, Json(json!({ "error": self.message }))).into_response()
+    }
+}
+
+fn refusal(status: StatusCode, message: impl Into<String>) -> Refusal {
+    let message = message.into();
+    Refusal { status, message }
+}
+
+async fn api_cluster(turn: Turn) -> Result<Response, Refusal> {
     let _turn = turn.question()?;
     Ok(Json(&*turn.0.cluster.overview().await).into_response())
 }
 
-async fn api_history(turn: Turn) -> Result<Response, Response> {
+async fn api_history(turn: Turn) -> Result<Response, Refusal> {
     let _turn = turn.question()?;
     Ok(Json(turn.0.cluster.history().await).into_response())
 }
 
-async fn api_events(turn: Turn) -> Result<Response, Response> {
+async fn api_events(turn: Turn) -> Result<Response, Refusal> {
     let _turn = turn.question()?;
     Ok(Json(turn.0.cluster.events().await).into_response())
 }
 
-async fn api_slow(turn: Turn) -> Result<Response, Response> {
+async fn api_slow(turn: Turn) -> Result<Response, Refusal> {
     let _turn = turn.question()?;
     Ok(Json(turn.0.cluster.slow().await).into_response())
 }
@@ -202,7 +214,7 @@ fn quarter_of_an_hour() -> u64 {
     15
 }
 
-async fn api_heat(turn: Turn, Query(query): Query<HeatQuery>) -> Result<Response, Response> {
+async fn api_heat(turn: Turn, Query(query): Query<HeatQuery>) -> Result<Response, Refusal> {
     let _turn = turn.question()?;
     let window = Window::before(crate::clock::wall_ms(), query.minutes);
     let shards = query.first.map(ShardId).zip(query.last.map(ShardId));
@@ -211,14 +223,14 @@ async fn api_heat(turn: Turn, Query(query): Query<HeatQuery>) -> Result<Response
     Ok(Json(picture).into_response())
 }
 
-async fn api_shards(turn: Turn, Query(query): Query<ListQuery>) -> Result<Response, Response> {
+async fn api_shards(turn: Turn, Query(query): Query<ListQuery>) -> Result<Response, Refusal> {
     let _turn = turn.question()?;
     let list = turn.0.cluster.list(&query).await;
     let list = list.map_err(|error| refusal(StatusCode::BAD_REQUEST, error))?;
     Ok(Json(list).into_response())
 }
 
-async fn api_shard(turn: Turn, Path(id): Path<u64>) -> Result<Response, Response> {
+async fn api_shard(turn: Turn, Path(id): Path<u64>) -> Result<Response, Refusal> {
     let _turn = turn.question()?;
     match turn.0.cluster.shard(ShardId(id)).await {
         Some(shard) => Ok(Json(shard).into_response()),
@@ -229,12 +241,12 @@ async fn api_shard(turn: Turn, Path(id): Path<u64>) -> Result<Response, Response
     }
 }
 
-async fn node_report(turn: Turn) -> Result<Json<NodeReport>, Response> {
+async fn node_report(turn: Turn) -> Result<Json<NodeReport>, Refusal> {
     let _turn = turn.part()?;
     Ok(Json(turn.0.source.report()))
 }
 
-async fn node_history(turn: Turn) -> Result<Json<Vec<Moment>>, Response> {
+async fn node_history(turn: Turn) -> Result<Json<Vec<Moment>>, Refusal> {
     let _turn = turn.part()?;
     Ok(Json(turn.0.source.history()))
 }
@@ -273,7 +285,7 @@ impl HeatPartQuery {
 async fn node_heat(
     turn: Turn,
     Query(query): Query<HeatPartQuery>,
-) -> Result<Json<Vec<Vec<(u32, f32)>>>, Response> {
+) -> Result<Json<Vec<Vec<(u32, f32)>>>, Refusal> {
     let _turn = turn.part()?;
     let part = cluster::heat_part(&*turn.0.source, &query);
     part.map(Json)
@@ -289,14 +301,14 @@ struct IdsQuery {
 async fn node_shards(
     turn: Turn,
     Query(query): Query<IdsQuery>,
-) -> Result<Json<Vec<ShardRow>>, Response> {
+) -> Result<Json<Vec<ShardRow>>, Refusal> {
     let _turn = turn.part()?;
     let ids = shards::ids(&query.ids, shards::PAGE_MAX);
     let ids = ids.map_err(|error| refusal(StatusCode::BAD_REQUEST, error))?;
     Ok(Json(turn.0.source.rows(ids).await))
 }
 
-async fn node_ranked(turn: Turn, Query(ranking): Query<Ranking>) -> Result<Json<Ranked>, Response> {
+async fn node_ranked(turn: Turn, Query(ranking): Query<Ranking>) -> Result<Json<Ranked>, Refusal> {
     let _turn = turn.part()?;
     let count = ranking.count.min(shards::RANKED_MAX);
     Ok(Json(

@@ -1,4 +1,4 @@
-//! Clients that write so that there is something to see.
+//! Clients that write, and read some of it, so that there is something to see.
 
 use std::{
     sync::{
@@ -32,14 +32,17 @@ impl Writers {
                     if stop.load(Relaxed) {
                         return;
                     }
-                    let key = match number % 50 {
+                    let key = match number % 5 {
                         0 => format!(
                             "{}-{writer}",
-                            LETTERS[(number / 50) as usize % LETTERS.len()]
+                            LETTERS[(number / 5) as usize % LETTERS.len()]
                         ),
                         _ => format!("{hot}-{writer}-{}", number % 1_000),
                     };
                     // A node may have been killed: the next one is written elsewhere.
+                    if number % 3 == 0 {
+                        let _ = client.get(key.clone()).await;
+                    }
                     let _ = client.put(key, "value").await;
                     sleep(Duration::from_millis(5)).await;
                 }
