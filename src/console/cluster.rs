@@ -1,6 +1,6 @@
 //! All nodes' parts, put together by the one that is asked.
 //!
-//! Each node is asked once, at the same time as all others, and waited for [`PATIENCE`] at most; nodes that this one does not
+//! Each node is asked once, at the same time as all others, and waited for a second at most; nodes that this one does not
 //! hear from are not asked. So a page of the console takes as long as its slowest node, and never longer than that.
 
 use std::{
