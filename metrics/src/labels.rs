@@ -147,12 +147,24 @@ label! {
         TwinNode = "twin_node",
         /// The other end's data folder is older than it was seen.
         WentBack = "went_back",
+        /// Both ends use leases, and measure them by different times.
+        Leases = "leases",
         /// The other end is no node of this cluster.
         UnknownNode = "unknown_node",
         /// The first frame held no handshake, or one that can't be read.
         Malformed = "malformed",
         /// This node does not belong to a cluster yet.
         NotInitialized = "not_initialized",
+    }
+}
+
+label! {
+    /// What makes sure that a read returns the newest value.
+    Confirmation("by") {
+        /// The lease of this node, which leads the shard: nobody was asked.
+        Lease = "lease",
+        /// A round of heartbeats, at this node or at the leader that it asked.
+        Round = "round",
     }
 }
 

@@ -14,8 +14,8 @@ mod reference;
 
 pub use interval::Distribution;
 pub use labels::{
-    BusyReason, Database, DropReason, HandshakeRefusal, Label, Lane, Operation, Outcome, Rank,
-    RefusalReason, ScrubOutcome, ShardState, SnapshotOutcome, Stage,
+    BusyReason, Confirmation, Database, DropReason, HandshakeRefusal, Label, Lane, Operation,
+    Outcome, Rank, RefusalReason, ScrubOutcome, ShardState, SnapshotOutcome, Stage,
 };
 pub use prometheus::Error;
 
@@ -167,6 +167,8 @@ metrics! {
     turn_seconds: Histogram = "flotilla_shard_turn_seconds" in LATENCY;
     /// Linearizable reads that were confirmed in one turn of a worker.
     reads_per_round: Histogram = "flotilla_shard_reads_per_round" in BATCH;
+    /// Linearizable reads by what confirmed them.
+    reads: By<Counter, Confirmation> = "flotilla_shard_reads_total";
 
     // The log.
 

@@ -147,6 +147,7 @@ pub fn encode_message(shard: ShardId, message: Message) -> proto::ShardMessage {
         reject: message.reject,
         reject_hint: message.reject_hint.0,
         round: message.round,
+        promise: message.promise,
         context: message.context,
         entries: message.entries.into_iter().map(encode_entry).collect(),
         snapshot: message.snapshot.map(|snapshot| encode_snapshot(*snapshot)),
@@ -205,6 +206,10 @@ pub fn decode_message(message: proto::ShardMessage) -> Result<(ShardId, Message)
             return Err(WireError::Payload { kind, what });
         }
     };
+    if message.promise && kind != MessageKind::HeartbeatResp {
+        let what = "carries a promise";
+        return Err(WireError::Payload { kind, what });
+    }
     let message = Message {
         kind,
         to: replica("to", message.to)?,
@@ -217,6 +222,7 @@ pub fn decode_message(message: proto::ShardMessage) -> Result<(ShardId, Message)
         reject: message.reject,
         reject_hint: self::index("reject_hint", message.reject_hint)?,
         round: message.round,
+        promise: message.promise,
         context: message.context,
         entries,
         snapshot,

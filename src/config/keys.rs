@@ -150,6 +150,13 @@ settings! {
         /// A shard that nothing was asked of for so long rests: it sends nothing and has no timer until something is. 0s:
         /// none ever rests.
         quiesce_after: Duration = "200ms" in "0s" ..= "1h";
+        /// Whether a leader reads without asking its followers while their promise lasts not to vote for another (its lease).
+        /// This rests on clocks: those of all nodes must run at rates that differ by less than a tenth, and none may stand
+        /// still while the process goes on (a machine that is suspended, migrated or restored while it runs). Where they
+        /// don't, reads may return old values. Nodes with leases must have the same `heartbeat_interval` and
+        /// `election_timeout`, and refuse each other otherwise: switch leases off everywhere before a change of these.
+        /// Nodes without may be among them.
+        leases: bool = "false";
         /// Bytes of entries in one append message to one follower.
         append_bytes: Size = "1MiB" in "4KiB" ..= "16MiB";
         /// Append messages on their way to one follower of one shard before its acknowledgements are awaited.

@@ -77,6 +77,14 @@ impl Running {
         let nodes: Vec<proto::Node> = genesis.nodes().iter().map(proto::Node::from).collect();
         let router = Arc::new(router(node, &genesis, &replicas, &nodes));
 
+        let ticks = config.raft.ticks();
+        let leases = config.raft.leases;
+        let leased_before = (stores.log.note_leases(leases)).map_err(NodeError::Storage)?;
+        let engine = EngineConfig {
+            leases,
+            leased_before,
+            ..engine_config(config, node, seed, ticks)
+        };
         let workers = Workers::new(worker_count(config));
         let inboxes = workers.inboxes();
         let local = LocalNode {
@@ -85,6 +93,10 @@ impl Running {
             store_id: identity.store_id.clone(),
             address: shared.address.clone(),
             status_address: shared.status_address.clone(),
+            leases: config.raft.leases.then_some(proto::LeaseClock {
+                tick_ns: ticks.tick.as_nanos().try_into().unwrap_or(u64::MAX),
+                election_ticks: ticks.election,
+            }),
             marks: Arc::clone(stores.log.marks()),
         };
         // The genesis has the addresses of the beginning; what this node has now it tells itself.
@@ -150,7 +162,6 @@ impl Running {
             events: Arc::clone(&shared.events),
             incarnation: (stores.log.marks().lineage().newest()).map_or(seed, |now| now.start),
         };
-        let ticks = config.raft.ticks();
         let options = RuntimeOptions {
             tick: ticks.tick,
             in_flight_bytes_max: config.limits.in_flight_bytes.bytes(),
@@ -158,7 +169,7 @@ impl Running {
         let runtime = Runtime::start(
             workers,
             &options,
-            &engine_config(config, node, seed, ticks),
+            &engine,
             &RocksLogReader(Arc::clone(&stores.log)),
             replicas,
             &outwards,

@@ -11,7 +11,7 @@ use std::{
 };
 
 use crossbeam_channel::RecvTimeoutError;
-use flotilla_metrics::{Metrics, RefusalReason, ShardState, Stage};
+use flotilla_metrics::{Confirmation, Metrics, RefusalReason, ShardState, Stage};
 use flotilla_shards::{
     engine::{
         Compaction, LogAppend, Outgoing, Output, Proposal, Refused, RoleChange, SnapshotSend,
@@ -122,8 +122,10 @@ impl<S: Surroundings> Worker<S> {
                     going &= self.take(input, begin);
                 }
             }
-            // After the inputs: a heartbeat that waited in the mailbox counts before the timeout that it prevents.
-            let elapsed = begin.saturating_duration_since(start).as_nanos() / self.tick.as_nanos();
+            // After the inputs: a heartbeat that waited in the mailbox counts before the timeout that it prevents. And a clock
+            // that was read before the last of them came in could be from before a pause of this process, and a lease, by
+            // which a read is answered that began after it, long over.
+            let elapsed = start.elapsed().as_nanos() / self.tick.as_nanos();
             let now = u32::try_from(elapsed).unwrap_or(u32::MAX);
             if now > tick {
                 tick = now;
@@ -210,6 +212,10 @@ impl<S: Surroundings> Worker<S> {
         }
         if !out.reads.is_empty() {
             self.metrics.reads_per_round.observe(out.reads.len() as f64);
+            let leased = out.reads.iter().filter(|read| read.leased).count();
+            let asked = out.reads.len() - leased;
+            (self.metrics.reads.of(Confirmation::Lease)).inc_by(leased as u64);
+            (self.metrics.reads.of(Confirmation::Round)).inc_by(asked as u64);
         }
         for read in out.reads {
             read.reply.send(Ok(Answer::ReadReady(read.index)));

@@ -24,7 +24,14 @@
 //! has a checksum over its key and body, and the entries of a shard must be without a gap. What remains: a flipped bit in
 //! the length of one of the newest records (in the last 32 KiB of the WAL) looks to RocksDB like a torn end.
 
-use std::{collections::VecDeque, path::Path, sync::Arc};
+use std::{
+    collections::VecDeque,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+};
 
 use dashmap::DashMap;
 use flotilla_proto::v1 as proto;
@@ -109,6 +116,8 @@ pub struct RocksLog {
     options: Options,
     shards: ShardLogs,
     marks: Arc<Marks>,
+    /// Whether any start of this store used leases.
+    leased: AtomicBool,
     writing: Mutex<Writing>,
     synced: WriteOptions,
     unsynced: WriteOptions,
@@ -169,6 +178,7 @@ impl RocksLog {
             options: db_options,
             shards,
             marks: Arc::default(),
+            leased: AtomicBool::new(false),
             writing: Mutex::default(),
             synced,
             unsynced: WriteOptions::default(),
@@ -321,6 +331,7 @@ impl RocksLog {
         const PLACE: &str = "storage::log::recover_marks";
         let starts: proto::StoreStarts = self.row(Key::Starts, PLACE)?.unwrap_or_default();
         let marks: proto::StoreMarks = self.row(Key::Marks, PLACE)?.unwrap_or_default();
+        self.leased.store(starts.leased, Relaxed);
         let starts: VecDeque<Mark> = starts.starts.into_iter().map(Mark::from).collect();
         let lineage = Lineage::new(starts);
         let lineage = lineage.and_then(|lineage| {
@@ -346,14 +357,32 @@ impl RocksLog {
 
     /// Notes that a process has started from this store, durably; nothing may be sent before.
     pub(super) fn begin(&self, start: u64) -> Result<(), StorageError> {
-        let writing = &mut *self.writing.lock();
         self.marks.begin(start);
+        self.write_starts("storage::log::begin")
+    }
+
+    /// Notes durably that this start uses leases, if it does; none may be given before. Returns whether an earlier start
+    /// did.
+    ///
+    /// # Errors
+    /// If the disk failed.
+    pub fn note_leases(&self, uses: bool) -> Result<bool, StorageError> {
+        let before = self.leased.fetch_or(uses, Relaxed);
+        if uses && !before {
+            self.write_starts("storage::log::note_leases")?;
+        }
+        Ok(before)
+    }
+
+    fn write_starts(&self, place: &'static str) -> Result<(), StorageError> {
+        let writing = &mut *self.writing.lock();
         let starts = proto::StoreStarts {
             starts: (self.marks.lineage().starts()).map(Into::into).collect(),
+            leased: self.leased.load(Relaxed),
         };
         let mut batch = WriteBatch::default();
         put(&mut batch, Key::Starts, &starts, &mut writing.row);
-        self.commit(batch, writing, true, "storage::log::begin")
+        self.commit(batch, writing, true, place)
     }
 
     fn row<M: prost::Message + Default>(

@@ -39,6 +39,7 @@ fn door() -> Door {
         store_id: Bytes::from_static(&[1; 16]),
         address: "host:1".to_owned(),
         status_address: String::new(),
+        leases: None,
         marks: Arc::default(),
     };
     let peer = proto::Node {
@@ -214,6 +215,7 @@ mod tests {
                 start: 1,
                 written: 2,
             }],
+            leases: None,
         };
         assert!(DOOR.with(|door| door.check(Some(sound.clone()))).is_ok());
         let foreign = proto::Handshake {

@@ -125,6 +125,22 @@ pub enum HandshakeError {
         /// Who asks.
         node: u64,
     },
+    /// The other end measures leases otherwise.
+    #[error(
+        "node {node} uses leases with an election timeout of {} and ticks of {}, this node with {} and {}: reads could \
+         return old values. Give both the same raft.election_timeout and raft.heartbeat_interval, or switch raft.leases off \
+         at one of them",
+        ms(theirs.tick_ns.saturating_mul(theirs.election_ticks.into())), ms(theirs.tick_ns),
+        ms(ours.tick_ns.saturating_mul(ours.election_ticks.into())), ms(ours.tick_ns)
+    )]
+    Leases {
+        /// Who asks.
+        node: u64,
+        /// How it measures.
+        theirs: proto::LeaseClock,
+        /// How this node does.
+        ours: proto::LeaseClock,
+    },
     /// A lane that this version does not know.
     #[error("node {node} opened lane {lane}, which this version does not know")]
     Lane {
@@ -155,8 +171,13 @@ impl HandshakeError {
             Self::WrongNode { .. } => HandshakeRefusal::WrongNode,
             Self::OwnId { .. } | Self::Twin { .. } => HandshakeRefusal::TwinNode,
             Self::UnknownNode { .. } => HandshakeRefusal::UnknownNode,
+            Self::Leases { .. } => HandshakeRefusal::Leases,
         }
     }
+}
+
+fn ms(ns: u64) -> String {
+    format!("{} ms", ns as f64 / 1e6)
 }
 
 /// Marks a refusal after which the other end must stop, as its store is from the past.
@@ -280,6 +301,11 @@ impl Door {
                 known: short_hex(&known.store_id),
                 theirs: short_hex(&handshake.from_store),
             });
+        }
+        if let (Some(theirs), Some(ours)) = (handshake.leases, self.local.leases)
+            && theirs != ours
+        {
+            return Err(HandshakeError::Leases { node, theirs, ours });
         }
         let lane = proto::Lane::try_from(handshake.lane).map_err(|_| HandshakeError::Lane {
             node,

@@ -70,6 +70,8 @@ pub struct LocalNode {
     pub address: String,
     /// host:port of its status server.
     pub status_address: String,
+    /// By what it measures leases, if it uses any.
+    pub leases: Option<proto::LeaseClock>,
     /// How far its store is, which it tells, and how far those of others were seen.
     pub marks: Arc<Marks>,
 }
@@ -368,6 +370,7 @@ impl Shared {
             address: local.address.clone(),
             status_address: local.status_address.clone(),
             starts: (local.marks.lineage().starts()).map(Into::into).collect(),
+            leases: local.leases,
         }
     }
 

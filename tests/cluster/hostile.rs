@@ -225,6 +225,7 @@ fn a_peer_that_is_none_is_refused_and_one_that_breaks_the_protocol_is_cut_off() 
         address: theirs.address.clone(),
         status_address: theirs.status_address.clone(),
         starts: vec![newest],
+        leases: None,
     };
     let frame = |handshake: Option<v1::Handshake>, messages| v1::Frame {
         handshake,

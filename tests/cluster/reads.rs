@@ -9,11 +9,17 @@ use flotilla_harness::{Cluster, Plan, ask, get, put, value};
 
 /// `raft.election_timeout` of these clusters.
 const ELECTION_TIMEOUT: Duration = Duration::from_millis(500);
+const LONG: Duration = Duration::from_secs(30);
 const KEY: &str = "key";
 
 fn cluster() -> Cluster {
+    cluster_with(&[])
+}
+
+fn cluster_with(settings: &[(&'static str, &'static str)]) -> Cluster {
+    let timeout = ("raft.election_timeout", "500ms");
     let cluster = Cluster::start(Plan {
-        settings: vec![("raft.election_timeout", "500ms")],
+        settings: settings.iter().copied().chain([timeout]).collect(),
         ..Plan::default()
     });
     let node = cluster.leader(KEY, &[]);
@@ -22,7 +28,7 @@ fn cluster() -> Cluster {
 }
 
 fn write(cluster: &Cluster, node: usize, value: &str) {
-    let written = cluster.ask(node, put(KEY, value), Duration::from_secs(30));
+    let written = cluster.ask(node, put(KEY, value), LONG);
     written.unwrap_or_else(|error| panic!("{value} was not written: {error}"));
 }
 
@@ -116,7 +122,35 @@ fn a_leader_that_was_cut_off_refuses_reads_or_is_current() {
 
 #[test]
 fn a_leader_that_stood_still_with_reads_in_its_sockets_refuses_them_or_is_current() {
-    let mut cluster = cluster();
+    stand_still(&mut cluster(), "old", "new");
+}
+
+#[test]
+fn a_leader_that_stood_still_answers_nothing_by_its_old_lease() {
+    let mut cluster = cluster_with(&[("raft.leases", "true")]);
+    let mut before = "old".to_owned();
+    for round in 0..5 {
+        let leader = cluster.leader(KEY, &[]);
+        let leased =
+            |cluster: &Cluster| cluster.metric(leader, "flotilla_shard_reads_total{by=\"lease\"}");
+        let begin = leased(&cluster);
+        for _ in 0..20 {
+            let found = read(&cluster, leader, Consistency::Linearizable, LONG);
+            assert_eq!(found.expect("it leads").as_ref(), Some(&before));
+        }
+        assert!(
+            leased(&cluster) > begin,
+            "some of these reads need no round"
+        );
+        let current = format!("round {round}");
+        stand_still(&mut cluster, &before, &current);
+        before = current;
+        cluster.until_all_serve();
+    }
+}
+
+/// A leader stands still, another one is elected and writes `current`, and the old one goes on with reads in its sockets.
+fn stand_still(cluster: &mut Cluster, before: &str, current: &str) {
     let old = cluster.leader(KEY, &[]);
     let stream = cluster.stream(old);
     // The connection stands before the process does.
@@ -125,10 +159,10 @@ fn a_leader_that_stood_still_with_reads_in_its_sockets_refuses_them_or_is_curren
         get(KEY, Consistency::Linearizable),
         ELECTION_TIMEOUT,
     ));
-    assert_eq!(found.map(value).expect("it leads").as_deref(), Some("old"));
+    assert_eq!(found.map(value).expect("it leads").as_deref(), Some(before));
     cluster.pause(old);
     let new = cluster.leader(KEY, &[old]);
-    write(&cluster, new, "new");
+    write(cluster, new, current);
     // Only now, so that the old value is wrong for each of them.
     let reads: Vec<_> = (0..100)
         .map(|_| {
@@ -141,7 +175,7 @@ fn a_leader_that_stood_still_with_reads_in_its_sockets_refuses_them_or_is_curren
         .collect();
     std::thread::sleep(3 * ELECTION_TIMEOUT);
     cluster.resume(old);
-    assert_refused_or(&cluster, reads, "new");
+    assert_refused_or(cluster, reads, current);
 }
 
 type Read = tokio::task::JoinHandle<Result<response::Kind>>;
@@ -179,9 +213,7 @@ fn a_new_leader_and_its_followers_serve_no_read_from_before_its_term() {
                 let stream = cluster.stream(*node);
                 (0..20).map(move |_| (stream.clone(), get(KEY, Consistency::Linearizable)))
             })
-            .map(|(stream, kind)| {
-                cluster.spawn(async move { ask(&stream, kind, Duration::from_secs(30)).await })
-            })
+            .map(|(stream, kind)| cluster.spawn(async move { ask(&stream, kind, LONG).await }))
             .collect();
         for read in reads {
             let answer = cluster.block_on(read).expect("no panic");

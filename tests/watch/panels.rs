@@ -557,6 +557,9 @@ fn pipeline() -> Row {
             "histogram_quantile(0.99, sum by (instance, le) (rate(flotilla_shard_reads_per_round_bucket{@}[$r])))",
             "{{instance}}",
         )]),
+        lines("Linearizable reads", PerSecond, "By what confirmed them: a lease (raft.leases), or a round of heartbeats.", &[
+            ("sum by (instance, by) (rate(flotilla_shard_reads_total{@}[$r]))", "{{instance}} {{by}}"),
+        ]),
         lines("A worker's turn", Seconds, "p99. What comes in meanwhile waits for the next one.", &[(
             "histogram_quantile(0.99, sum by (instance, le) (rate(flotilla_shard_turn_seconds_bucket{@}[$r])))",
             "{{instance}}",

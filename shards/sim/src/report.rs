@@ -31,6 +31,8 @@ pub struct Report {
     pub compared: u64,
     /// Commands of sessions that were in a log twice.
     pub repeats: u64,
+    /// Reads that a lease confirmed.
+    pub leased: u64,
     /// Nodes that were lost for good.
     pub lost: u64,
     /// Operations of clients by how they ended.
@@ -68,6 +70,7 @@ impl Report {
         self.compactions += other.compactions;
         self.compared += other.compared;
         self.repeats += other.repeats;
+        self.leased += other.leased;
         self.lost += other.lost;
         self.operations.ok += other.operations.ok;
         self.operations.failed += other.operations.failed;
@@ -105,8 +108,8 @@ impl fmt::Display for Report {
         )?;
         writeln!(
             f,
-            "{} states compared, {} repeated commands of sessions",
-            self.compared, self.repeats
+            "{} states compared, {} repeated commands of sessions, {} reads by leases",
+            self.compared, self.repeats, self.leased
         )?;
         write!(f, "faults:")?;
         for fault in Fault::ALL {

@@ -21,6 +21,8 @@ pub struct Settings {
     pub tick: Micros,
     /// The engine's settings, but for node and seed.
     pub engine: EngineConfig,
+    /// Whether leases are switched on and off at each start of a node.
+    pub mixed: bool,
     /// Shortest time that a frame takes.
     pub delay: Micros,
     /// What is added to it, at most, drawn for each frame.
@@ -85,6 +87,7 @@ impl Settings {
             replicas,
             tick: 50 * MILLIS,
             engine: engine(rng),
+            mixed: false,
             delay: *pick(rng, &[50, 200, 1_000, 5_000]),
             jitter: *pick(rng, &[20, 500, 2_000, 20_000]),
             encode: rng.u8(..4) == 0,
@@ -111,6 +114,13 @@ impl Settings {
         if rng.u8(..10) > 0 {
             settings.faults = faults(rng, nodes);
         }
+        if settings.engine.leases {
+            // Leases rest on clocks that keep to the promised drift.
+            settings
+                .faults
+                .retain(|(fault, _)| *fault != Fault::ClockFreeze);
+            settings.mixed = rng.clone().u8(..4) == 0;
+        }
         settings
     }
 
@@ -123,6 +133,7 @@ impl Settings {
             replicas: if nodes < 3 { 1 } else { 3 },
             tick: 50 * MILLIS,
             engine: EngineConfig::new(NodeId(1), 0),
+            mixed: false,
             delay: 200,
             jitter: 200,
             encode: false,
@@ -201,7 +212,9 @@ fn engine(rng: &mut Rng) -> EngineConfig {
         config.log_bytes_per_shard = 1 << 10;
     }
     // Drawn beside the others, so that older seeds keep the rest of their settings.
-    config.quiesce_ticks = *pick(&mut rng.clone(), &[0, 1, 4, 20]);
+    let mut beside = rng.clone();
+    config.quiesce_ticks = *pick(&mut beside, &[0, 1, 4, 20]);
+    config.leases = beside.u8(..3) == 0;
     config
 }
 

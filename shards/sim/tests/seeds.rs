@@ -53,6 +53,7 @@ fn invariants_hold_under_every_fault() {
         "{total}"
     );
     assert!(total.judged > 200_000 && total.repeats > 50, "{total}");
+    assert!(total.leased > 10_000, "{total}");
     for fault in Fault::ALL {
         assert!(
             total.faults.of(fault) > 0,

@@ -158,6 +158,8 @@ pub struct ConfirmedRead<C> {
     pub shard: ShardId,
     /// The confirmed index.
     pub index: Index,
+    /// Whether the leader's lease confirmed it, and no other replica was asked.
+    pub leased: bool,
     /// Who asked.
     pub reply: C,
 }

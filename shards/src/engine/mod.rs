@@ -12,6 +12,8 @@
 //! The contract with the surroundings:
 //! - `appends` are written in the order given per shard. What a [`Release`] holds leaves only after the write is
 //!   durable; its local part comes back by [`Engine::handle_local`].
+//! - [`Engine::handle_tick`] comes after the other inputs and before the turn, with a clock that was read after the last of
+//!   them had come in: else a process that stood still could answer a read by a lease that is over.
 //! - `messages` may leave at once, also before the appends of the same turn are durable (thesis 10.2.1).
 //! - `applies` are applied in the order given per shard; their `done` messages come back by [`Engine::handle_local`]
 //!   once the effects can be read.
@@ -23,6 +25,7 @@ mod census;
 mod io;
 mod liveness;
 mod log_view;
+mod reads;
 mod replica;
 mod rest;
 mod wheel;
@@ -90,6 +93,11 @@ pub struct EngineConfig {
     pub log_bytes_per_shard: u64,
     /// A shard that nothing was asked of for so long goes to rest; 0: none ever does.
     pub quiesce_ticks: u32,
+    /// Whether leaders answer reads by leases, which rest on clocks. All nodes that do must have the same election timeout
+    /// and the same length of a tick; others may be among them.
+    pub leases: bool,
+    /// Whether any earlier start of this store had leases: it may have promised votes away then.
+    pub leased_before: bool,
 }
 
 impl EngineConfig {
@@ -116,6 +124,8 @@ impl EngineConfig {
             reserve_entries: 1024,
             log_bytes_per_shard: 64 << 20,
             quiesce_ticks: 4,
+            leases: false,
+            leased_before: false,
         }
     }
 
@@ -232,6 +242,13 @@ impl<C, L: LogReader + Clone> Engine<C, L> {
     /// Shards of which this engine has a replica, ascending.
     pub fn shards(&self) -> impl Iterator<Item = ShardId> + '_ {
         self.places.keys().copied()
+    }
+
+    /// As leader: the tick at which the lease of a shard ends, if it has one.
+    #[must_use]
+    pub fn lease_end(&self, shard: ShardId) -> Option<u64> {
+        let place = *self.places.get(&shard)?;
+        self.replicas[place as usize].lease_end()
     }
 
     /// Where a replica stands.
@@ -451,6 +468,9 @@ impl<C, L: LogReader + Clone> Engine<C, L> {
             for place in dirty.drain(..) {
                 let replica = &mut self.replicas[place as usize];
                 replica.dirty = false;
+                // What happened since the last tick was taken in before the clock was looked at. What leaves now may rest on
+                // it: leases, and the promises behind them.
+                replica.catch_up(self.wheel.now());
                 let asked = replica.turn(
                     &self.config,
                     now_ms,

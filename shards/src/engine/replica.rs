@@ -4,7 +4,7 @@
 
 use std::collections::VecDeque;
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 use flotilla_proto::v1::{Command, CommandBatch};
 use prost::Message as _;
 
@@ -12,30 +12,23 @@ use super::{
     EngineConfig,
     census::Load,
     io::{
-        Apply, Compaction, ConfirmedRead, LogAppend, LogReader, Outgoing, Output, Proposal,
-        RecoveredReplica, Refused, Release, RoleChange, SnapshotSend,
+        Apply, Compaction, LogAppend, LogReader, Outgoing, Output, Proposal, RecoveredReplica,
+        Refused, Release, RoleChange, SnapshotSend,
     },
     liveness::Liveness,
     log_view::LogView,
+    reads::AskedReads,
     rest::Rest,
 };
 use crate::{
     descriptor::Descriptor,
+    genesis::GENESIS_INDEX,
     ids::{NodeId, ShardId},
     raft::{
         self, ConfState, Config, Entry, EntryId, EntryKind, Index, Message, MessageKind, RawNode,
         Ready, ReplicaId, Role, confchange::ConfChangeAny, config::ReadOnlyOption,
     },
 };
-
-/// Reads that were asked together and wait for one confirmation.
-#[derive(Debug)]
-pub(super) struct AskedReads<C> {
-    batch: u64,
-    /// What the answer names.
-    context: Bytes,
-    replies: Vec<C>,
-}
 
 #[derive(Debug)]
 pub(super) struct Replica<C, L: LogReader> {
@@ -57,8 +50,8 @@ pub(super) struct Replica<C, L: LogReader> {
     pub(super) proposed: VecDeque<(EntryId, Vec<C>)>,
     pub(super) new_reads: Vec<C>,
     pub(super) asked: VecDeque<AskedReads<C>>,
-    /// Confirmed, by ascending index; served once that is applied.
-    pub(super) confirmed: VecDeque<(Index, Vec<C>)>,
+    /// Confirmed, by ascending index, and whether by the lease; served once that index is applied.
+    pub(super) confirmed: VecDeque<(Index, bool, Vec<C>)>,
     pub(super) rest: Rest,
     pub(super) load: Load,
     reported: RoleChange,
@@ -90,6 +83,11 @@ impl<C, L: LogReader + Clone> Replica<C, L> {
             .descriptor
             .replica_on(config.node)
             .map_or(ReplicaId::NONE, |replica| replica.id);
+        // A group without votes and entries has just been born. Its first replica asks for the office at once, so that a
+        // new cluster serves without waiting for a timeout, and its leaders are spread as the replicas are.
+        let newborn = found.hard_state.vote.is_none()
+            && found.last == found.compacted
+            && found.compacted.index <= GENESIS_INDEX;
         let node = RawNode::new(
             &Config {
                 id,
@@ -105,7 +103,15 @@ impl<C, L: LogReader + Clone> Replica<C, L> {
                 pre_vote: true,
                 liveness_fixes: true,
                 lazy_commit: true,
-                read_only: ReadOnlyOption::Safe,
+                read_only: match config.leases {
+                    true => ReadOnlyOption::LeaseBased,
+                    false => ReadOnlyOption::Safe,
+                },
+                // It may have promised its vote away before this start.
+                vote_hold_off_ticks: match (config.leases || config.leased_before) && !newborn {
+                    true => config.election_ticks,
+                    false => 0,
+                },
                 async_storage_writes: true,
                 step_down_on_removal: true,
                 disable_proposal_forwarding: true,
@@ -115,9 +121,6 @@ impl<C, L: LogReader + Clone> Replica<C, L> {
             },
             view,
         )?;
-        // A group without votes and entries has just been born. Its first replica asks for the office at once, so that a
-        // new cluster serves without waiting for a timeout, and its leaders are spread as the replicas are.
-        let newborn = found.hard_state.vote.is_none() && found.last == found.compacted;
         let first = found.descriptor.replicas.first();
         let first_campaign = (newborn && first.is_some_and(|first| first.id == id))
             .then_some((now, config.heartbeat_ticks));
@@ -218,6 +221,12 @@ impl<C, L: LogReader + Clone> Replica<C, L> {
         }
     }
 
+    /// See [`Engine::lease_end`](super::Engine::lease_end).
+    pub(super) fn lease_end(&self) -> Option<u64> {
+        let left = self.node.lease_remaining_ticks();
+        (left > 0).then(|| self.clock + u64::from(left))
+    }
+
     /// Tick at which the group next has something to do by itself.
     pub(super) fn due(&self) -> Option<u64> {
         let ticks = self.node.ticks_until_due();
@@ -284,11 +293,6 @@ impl<C, L: LogReader + Clone> Replica<C, L> {
         }
     }
 
-    pub(super) fn read(&mut self, reply: C) {
-        self.note_active();
-        self.new_reads.push(reply);
-    }
-
     pub(super) fn transfer_leader(&mut self, node: NodeId) -> bool {
         match self.replica_on(node) {
             Some(id) if self.is_leader() => {
@@ -330,15 +334,6 @@ impl<C, L: LogReader + Clone> Replica<C, L> {
         if let Some(id) = self.replica_on(node) {
             // As above.
             self.node.report_snapshot(id, ok);
-        }
-    }
-
-    /// Gives up on reads that were asked in the batches up to this one.
-    pub(super) fn expire_reads(&mut self, batch: u64, out: &mut Output<C>) {
-        while self.asked.front().is_some_and(|asked| asked.batch <= batch) {
-            if let Some(asked) = self.asked.pop_front() {
-                refuse(out, asked.replies, &Refused::Unconfirmed);
-            }
         }
     }
 
@@ -430,45 +425,9 @@ impl<C, L: LogReader + Clone> Replica<C, L> {
         }
     }
 
-    fn ask_reads(
-        &mut self,
-        config: &EngineConfig,
-        next_batch: &mut u64,
-        out: &mut Output<C>,
-    ) -> Option<u64> {
-        if self.new_reads.is_empty() {
-            return None;
-        }
-        let replies = std::mem::take(&mut self.new_reads);
-        let batch = *next_batch;
-        // The context is unique over restarts (by the seed of this start) and over shards: an answer that comes late
-        // can't confirm a read that it knew nothing of.
-        let mut context = BytesMut::with_capacity(16);
-        context.put_u64(config.seed);
-        context.put_u64(batch);
-        let context = context.freeze();
-        match self.node.read_index(context.clone()) {
-            Ok(()) => {
-                *next_batch += 1;
-                self.load.reads += replies.len() as u64;
-                self.asked.push_back(AskedReads {
-                    batch,
-                    context,
-                    replies,
-                });
-                Some(batch)
-            }
-            Err(_) => {
-                let leader = self.leader();
-                refuse(out, replies, &Refused::NotLeader { leader });
-                None
-            }
-        }
-    }
-
     pub(super) fn take_ready(&mut self, ready: Ready, out: &mut Output<C>) {
         for state in ready.read_states {
-            self.confirm(state.index, &state.context, out);
+            self.confirm(&state, out);
         }
         for message in ready.messages {
             match message.to {
@@ -599,35 +558,6 @@ impl<C, L: LogReader + Clone> Replica<C, L> {
         }
     }
 
-    fn confirm(&mut self, index: Index, context: &Bytes, out: &mut Output<C>) {
-        // All of it: an earlier process of this node had batches of the same number, and answers to them may come late.
-        let at = self
-            .asked
-            .iter()
-            .position(|asked| asked.context == *context);
-        if let Some(asked) = at.and_then(|at| self.asked.remove(at)) {
-            self.confirmed.push_back((index, asked.replies));
-            self.serve_confirmed(out);
-        }
-    }
-
-    fn serve_confirmed(&mut self, out: &mut Output<C>) {
-        // What was acknowledged, not what a snapshot on its way into the state database will bring: until it is there,
-        // the state is that of before (the log's view runs ahead).
-        let applied = self.node.applied();
-        while let Some((index, replies)) =
-            pop_if(&mut self.confirmed, |(index, _)| *index <= applied)
-        {
-            let shard = self.shard;
-            out.reads
-                .extend(replies.into_iter().map(|reply| ConfirmedRead {
-                    shard,
-                    index,
-                    reply,
-                }));
-        }
-    }
-
     fn report_change(&mut self, out: &mut Output<C>) {
         let change = RoleChange {
             shard: self.shard,
@@ -641,10 +571,7 @@ impl<C, L: LogReader + Clone> Replica<C, L> {
         self.reported = change;
         self.note_active();
         out.changes.push(change);
-        // Whoever was asked before the change will not answer, or must not be believed.
-        for asked in std::mem::take(&mut self.asked) {
-            refuse(out, asked.replies, &Refused::Unconfirmed);
-        }
+        self.give_up_reads(out);
         if change.role != Role::Leader {
             for proposal in self.queued.drain(..) {
                 let leader = change.leader;
@@ -725,12 +652,12 @@ fn encode(time_ms: u64, commands: Vec<Command>) -> Bytes {
     CommandBatch { time_ms, commands }.encode_to_vec().into()
 }
 
-fn refuse<C>(out: &mut Output<C>, replies: Vec<C>, refused: &Refused) {
+pub(super) fn refuse<C>(out: &mut Output<C>, replies: Vec<C>, refused: &Refused) {
     let refusals = replies.into_iter().map(|reply| (reply, refused.clone()));
     out.refusals.extend(refusals);
 }
 
-fn pop_if<T>(queue: &mut VecDeque<T>, test: impl FnOnce(&T) -> bool) -> Option<T> {
+pub(super) fn pop_if<T>(queue: &mut VecDeque<T>, test: impl FnOnce(&T) -> bool) -> Option<T> {
     if queue.front().is_some_and(test) {
         queue.pop_front()
     } else {

@@ -6,6 +6,7 @@
 )]
 
 mod census;
+mod leases;
 mod reads;
 mod rest;
 
@@ -91,6 +92,7 @@ struct Fleet {
     alive: Vec<(NodeId, u64)>,
     cut: BTreeSet<NodeId>,
     tick: u64,
+    leases: bool,
 }
 
 fn descriptor(shard: ShardId, nodes: u64, first: u64) -> Descriptor {
@@ -142,17 +144,20 @@ fn recovered(disk: &Disk, descriptor: Descriptor, applied: EntryId) -> Recovered
 
 impl Fleet {
     fn new(nodes: u64, shards: u64) -> Self {
-        let mut fleet = Self::begin(nodes, shards);
+        let mut fleet = Self::begin(nodes, shards, false);
         fleet.settle();
         fleet
     }
 
     /// Nodes that have not had a turn yet.
-    fn begin(nodes: u64, shards: u64) -> Self {
+    fn begin(nodes: u64, shards: u64, leases: bool) -> Self {
         let nodes = (1..=nodes)
             .map(|n| {
                 let disk = Disk::default();
-                let config = EngineConfig::new(NodeId(n), 77 + n);
+                let config = EngineConfig {
+                    leases,
+                    ..EngineConfig::new(NodeId(n), 77 + n)
+                };
                 let mut engine = Engine::new(config, disk.clone(), Arc::default(), 0);
                 for shard in 0..shards {
                     let descriptor = descriptor(ShardId(SHARD.0 + shard), nodes, shard % nodes + 1);
@@ -183,6 +188,7 @@ impl Fleet {
             alive: Vec::new(),
             cut: BTreeSet::new(),
             tick: 0,
+            leases,
         }
     }
 
@@ -486,7 +492,7 @@ fn a_new_leader_serves_no_read_before_an_entry_of_its_own_term_is_committed() {
 
 #[test]
 fn leaders_of_a_new_cluster_are_spread_also_if_its_nodes_come_late() {
-    let mut fleet = Fleet::begin(3, 30);
+    let mut fleet = Fleet::begin(3, 30, false);
     fleet.cut.extend((1..=3).map(NodeId));
     fleet.tick(u64::from(EngineConfig::new(NodeId(1), 0).election_ticks) / 2);
     assert_eq!(fleet.leader(SHARD), None);

@@ -15,8 +15,9 @@ pub enum ReadOnlyOption {
     #[default]
     Safe,
     /// By the lease that a quorum gave, which is measured in ticks from the moment of asking; falls back to a round
-    /// when it has run out. Needs [`Config::check_quorum`] on all replicas, and clocks that keep to
-    /// [`Config::max_clock_drift_permille`].
+    /// when it has run out. Needs clocks that keep to [`Config::max_clock_drift_permille`] and ticks that are up to date
+    /// whenever [`RawNode::ready`](super::RawNode::ready) is called. Replicas without it may be in the same group: no lease
+    /// counts on them.
     LeaseBased,
 }
 

@@ -479,6 +479,12 @@ impl<S: Storage> RaftLog<S> {
         !self.unstable.entries.is_empty()
     }
 
+    /// Whether the last entry that is durable for sure is of this term. Without an entry, or if the storage fails: no.
+    pub(crate) fn has_durable_of(&self, term: Term) -> bool {
+        !self.has_unstable_snapshot()
+            && matches!(self.maybe_term(self.unstable.offset.prev()), Ok(found) if found == Some(term))
+    }
+
     /// Everything unstable was handed out to be written.
     pub fn accept_unstable(&mut self) {
         self.unstable.accept_in_progress();

@@ -235,8 +235,8 @@ impl<S: Storage> RawNode<S> {
         self.raft.ticks_until_due()
     }
 
-    /// Starts an election, as after a timeout. Does nothing on a leader, on who may not lead, while a committed
-    /// membership change is not applied, and while the own vote is promised away.
+    /// Starts an election, as after a timeout. Does nothing on a leader, on who may not lead, and while a committed
+    /// membership change is not applied; while the own vote is promised away it waits until that is over.
     ///
     /// # Errors
     /// If the storage fails.
@@ -374,7 +374,7 @@ impl<S: Storage> RawNode<S> {
     }
 
     /// Forgets who leads, so that votes are granted again at once: for a caller that knows the leader to be dead. No
-    /// effect on leaders and candidates, nor with lease-based reads.
+    /// effect on leaders and candidates, nor while a leader may count on the promise not to vote (lease-based reads).
     pub fn forget_leader(&mut self) {
         self.notify(MessageKind::ForgetLeader, ReplicaId::NONE);
     }

@@ -4,7 +4,8 @@
 //! A round is the leader's own number, unique in its term; a caller's context is never a key (etcd-io/raft#397).
 //! Answers are kept per voter as the latest round that it confirmed, so that one confirmed round confirms all requests
 //! that were made before it was sent. A round's number also holds the tick in which it was sent: from that moment,
-//! and not from the answer, a voter's promise counts that leases rest on.
+//! and not from the answer, a voter's promise counts that leases rest on. Whether it promised anything is noted apart, as
+//! who keeps no promises confirms reads all the same.
 
 use super::quorum::JointConfig;
 use super::types::{Index, ReplicaId};
@@ -23,6 +24,8 @@ pub struct ReadState {
     pub index: Index,
     /// What the caller gave with the request.
     pub context: Bytes,
+    /// Whether the lease of this replica confirmed it, and nobody was asked.
+    pub leased: bool,
 }
 
 /// A request that a leader holds.
@@ -54,10 +57,21 @@ pub(crate) struct ReadOnly {
     /// Requests in order of arrival, hence of rounds. While the leader has committed nothing in its term, they wait
     /// here with round 0.
     requests: VecDeque<ReadRequest>,
+    /// Requests that came while the lease held: whether it still does is looked at when their answers leave.
+    leased: Vec<ReadRequest>,
     /// The last round started: ticks in office in the upper half, a counter below.
     round: u64,
-    /// The latest round that each replica confirmed.
-    acks: SmallVec<[(ReplicaId, u64); 2]>,
+    /// What each replica confirmed.
+    acks: SmallVec<[Ack; 2]>,
+}
+
+/// The latest rounds that a replica confirmed.
+#[derive(Clone, Copy, Debug)]
+struct Ack {
+    from: ReplicaId,
+    round: u64,
+    /// The latest one for which it promised not to vote; 0 for none.
+    promised: u64,
 }
 
 /// Ticks in office at which a round was sent.
@@ -71,7 +85,7 @@ impl ReadOnly {
     }
 
     pub(crate) fn is_full(&self) -> bool {
-        self.requests.len() >= MAX_PENDING_READS
+        self.requests.len() + self.leased.len() >= MAX_PENDING_READS
     }
 
     pub(crate) fn last_round(&self) -> u64 {
@@ -98,6 +112,21 @@ impl ReadOnly {
         self.requests.push_back(request);
     }
 
+    /// Holds a request until its answer can leave.
+    pub(crate) fn add_leased(&mut self, mut request: ReadRequest, index: Index) {
+        request.index = index;
+        self.leased.push(request);
+    }
+
+    pub(crate) fn has_leased(&self) -> bool {
+        !self.leased.is_empty()
+    }
+
+    /// Takes the requests that came while the lease held.
+    pub(crate) fn take_leased(&mut self) -> Vec<ReadRequest> {
+        std::mem::take(&mut self.leased)
+    }
+
     /// Takes the requests that wait for the first commit of the term.
     pub(crate) fn take_waiting(&mut self) -> VecDeque<ReadRequest> {
         match self.requests.front() {
@@ -106,20 +135,30 @@ impl ReadOnly {
         }
     }
 
-    /// Notes that `from` confirmed `round`.
-    pub(crate) fn acknowledge(&mut self, from: ReplicaId, round: u64) {
-        match self.acks.iter_mut().find(|(id, _)| *id == from) {
-            Some((_, acked)) => *acked = round.max(*acked),
-            None => self.acks.push((from, round)),
+    /// Notes that `from` confirmed `round`, and whether it promised not to vote.
+    pub(crate) fn acknowledge(&mut self, from: ReplicaId, round: u64, promise: bool) {
+        let promised = if promise { round } else { 0 };
+        match self.acks.iter_mut().find(|ack| ack.from == from) {
+            Some(ack) => {
+                ack.round = ack.round.max(round);
+                ack.promised = ack.promised.max(promised);
+            }
+            None => self.acks.push(Ack {
+                from,
+                round,
+                promised,
+            }),
         }
     }
 
-    /// The latest round that `id` confirmed.
-    pub(crate) fn acked(&self, id: ReplicaId) -> Option<u64> {
-        self.acks
-            .iter()
-            .find(|(other, _)| *other == id)
-            .map(|&(_, round)| round)
+    fn acked(&self, id: ReplicaId) -> Option<&Ack> {
+        self.acks.iter().find(|ack| ack.from == id)
+    }
+
+    /// The latest round for which `id` promised not to vote.
+    pub(crate) fn promised(&self, id: ReplicaId) -> Option<u64> {
+        let promised = self.acked(id).map(|ack| ack.promised);
+        promised.filter(|round| *round != 0)
     }
 
     /// Takes the next request that a quorum of `voters` has confirmed, the leader `own` among them.
@@ -128,7 +167,7 @@ impl ReadOnly {
             let round = if id == own {
                 Some(self.round)
             } else {
-                self.acked(id)
+                self.acked(id).map(|ack| ack.round)
             };
             round.map(Index)
         };

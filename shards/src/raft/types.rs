@@ -299,6 +299,9 @@ pub struct Message {
     /// Round of read confirmation (`Heartbeat` and its answer): unique within the leader's term, never a caller's
     /// value (etcd-io/raft#397). 0 for none.
     pub round: u64,
+    /// In the answer to a round: its sender gives no vote for an election timeout from now, so that the leader may count on
+    /// a lease.
+    pub promise: bool,
     /// Opaque bytes: a caller's with a read request; the reason of a vote request; the committed position (term and
     /// index) in a refused vote.
     pub context: Bytes,

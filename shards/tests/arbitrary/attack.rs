@@ -379,6 +379,7 @@ impl<'a> Attack<'a> {
             reject: choices.one_in(2),
             reject_hint: Index(choices.number(&marks)),
             round: choices.number(&[1]),
+            promise: choices.one_in(2),
             context: match choices.below(4) {
                 0 => Bytes::from_static(b"CampaignTransfer"),
                 1 => Bytes::copy_from_slice(&[7; 16]),

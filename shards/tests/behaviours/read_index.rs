@@ -64,6 +64,11 @@ fn i02_lease_reads_need_no_heartbeats() {
         config.read_only = ReadOnlyOption::LeaseBased;
     });
     net.campaign(1);
+    net[2].persist();
+    net[3].persist();
+    // The first read asks for the lease as well.
+    net.read(1, "first");
+    assert_eq!(net[1].reads(), [(1, "first".into())]);
     net.watch(|message| {
         assert_ne!(message.kind, Heartbeat);
         true

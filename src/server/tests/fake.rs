@@ -315,6 +315,7 @@ impl Node {
             store_id: Bytes::new(),
             address: String::new(),
             status_address: String::new(),
+            leases: None,
             marks: Arc::default(),
         };
         let transport = Transport::start(

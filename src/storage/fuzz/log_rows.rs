@@ -98,6 +98,7 @@ pub(super) fn any_row(key: Key, data: &mut &[u8]) -> Row {
         }),
         Key::Starts => Row::Starts(proto::StoreStarts {
             starts: vec![mark(term, index)],
+            leased: index.0 % 2 == 1,
         }),
         Key::Marks => Row::Marks(proto::StoreMarks {
             written: number(data),

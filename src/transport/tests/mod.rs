@@ -269,6 +269,7 @@ impl Node {
             store_id,
             address: address.to_string(),
             status_address: String::new(),
+            leases: Some(LEASES),
         };
         let transport = Transport::start(
             local,
@@ -384,6 +385,12 @@ async fn eventually(what: &str, mut test: impl FnMut() -> bool) {
     assert!(timeout(PATIENCE, waiting).await.is_ok(), "never: {what}");
 }
 
+/// By what the nodes of these tests measure leases. Who uses none is let in as well.
+const LEASES: proto::LeaseClock = proto::LeaseClock {
+    tick_ns: 50_000_000,
+    election_ticks: 20,
+};
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn messages_arrive_unchanged_and_in_order_within_their_lane() {
     let (a, b) = pair(options()).await;
@@ -491,6 +498,7 @@ async fn strangers_are_refused_with_an_error_that_names_both_sides() {
         address: "127.0.0.1:1".to_owned(),
         status_address: String::new(),
         starts: vec![start(1, 5)],
+        leases: None,
     };
     let cases = [
         (
@@ -565,6 +573,14 @@ async fn strangers_are_refused_with_an_error_that_names_both_sides() {
             },
             "node 1 does not say when its store was started",
             HandshakeRefusal::Malformed,
+        ),
+        (
+            proto::Handshake {
+                leases: Some(proto::LeaseClock::default()),
+                ..good.clone()
+            },
+            "node 1 uses leases with an election timeout of 0 ms and ticks of 0 ms, this node with 1000 ms and 50 ms",
+            HandshakeRefusal::Leases,
         ),
         (
             proto::Handshake {

@@ -11,6 +11,7 @@ mod convergence;
 mod election;
 mod fresh_reads;
 mod hard_state;
+mod leases;
 mod log_matching;
 mod promises;
 mod requests;
@@ -178,9 +179,16 @@ impl Checks {
         promises::check(&nodes[at], outgoing)
     }
 
-    /// A replica changed its role.
-    pub(crate) fn role(&mut self, at: usize, change: &RoleChange) -> Checked {
+    /// A replica changed its role. `tick` is that of each node's clock now.
+    pub(crate) fn role(
+        &mut self,
+        nodes: &[Node],
+        tick: impl Fn(&Node) -> u64,
+        at: usize,
+        change: &RoleChange,
+    ) -> Checked {
         self.election.role(at, change)?;
+        leases::role(nodes, tick, at, change)?;
         self.committed.role(at, change, &self.log_matching)
     }
 

@@ -201,6 +201,8 @@ pub(crate) struct Node {
     pub(crate) known: Known,
     /// When the writer, if it has nothing else to do, stores what it knows of other stores.
     pub(crate) marks_due: Micros,
+    /// Whether its store was ever used with leases.
+    pub(crate) leased: bool,
     /// Synced writes of its log, as the checks count them.
     pub(crate) synced: u64,
     /// An older image of log and state, with the count of then.
@@ -243,6 +245,7 @@ impl Node {
             disk: DiskMood::default(),
             known: Known::default(),
             marks_due: 0,
+            leased: false,
             synced: 0,
             image: None,
             went_back: false,
@@ -253,6 +256,11 @@ impl Node {
             next_call: 1,
             waiting: BTreeMap::new(),
         }
+    }
+
+    /// The tick that its clock is at.
+    pub(crate) fn tick_at(&self, now: Micros, length: Micros) -> u64 {
+        (self.clock.monotonic(now) - self.started) / length
     }
 
     /// Whether it runs, paused or not.

@@ -134,12 +134,14 @@ impl Sim {
                 self.cut(links, spell);
             }
             Fault::ClockRate | Fault::ClockFreeze if running => {
-                let rate = if fault == Fault::ClockFreeze {
-                    0
-                } else {
-                    *[500_000, 900_000, 990_000, 1_010_000, 1_100_000, 2_000_000]
-                        .get(self.rng.usize(..6))
-                        .unwrap_or(&1_000_000)
+                let rates = match self.settings.engine.leases {
+                    // Two of these differ by less than what leases allow for.
+                    true => [960_000, 970_000, 990_000, 1_010_000, 1_030_000, 1_040_000],
+                    false => [500_000, 900_000, 990_000, 1_010_000, 1_100_000, 2_000_000],
+                };
+                let rate = match fault {
+                    Fault::ClockFreeze => 0,
+                    _ => rates[self.rng.usize(..rates.len())],
                 };
                 let now = self.queue.now();
                 self.nodes[at].clock.set_rate(rate, now);

@@ -42,6 +42,7 @@ impl Sim {
         };
         let now = self.queue.now();
         let seed = self.rng.u64(..);
+        let leases = self.settings.engine.leases && !(self.settings.mixed && self.rng.bool());
         let node = &mut self.nodes[at];
         node.phase = Phase::Up;
         node.started = node.clock.monotonic(now);
@@ -49,8 +50,11 @@ impl Sim {
         let config = EngineConfig {
             node: node.id,
             seed,
+            leases,
+            leased_before: node.leased,
             ..self.settings.engine.clone()
         };
+        node.leased |= leases;
         let mut engine = Engine::new(
             config,
             node.log.clone(),

@@ -67,6 +67,7 @@ impl Sim {
         let now = self.queue.now();
         let node = &mut self.nodes[at];
         node.turn_due = false;
+        let tick = node.tick_at(now, self.settings.tick);
         let Some(engine) = &mut node.engine else {
             return Ok(());
         };
@@ -118,8 +119,6 @@ impl Sim {
             }
         }
         // After the inputs, as in the node: a heartbeat that waited counts before the timeout that it prevents.
-        let elapsed = node.clock.monotonic(now) - node.started;
-        let tick = elapsed / self.settings.tick;
         if tick > node.tick {
             node.tick = tick;
             engine.handle_tick(tick);
@@ -187,6 +186,7 @@ impl Sim {
                 .after(delay, Event::SnapshotOpen(Box::new((at, boot, send))));
         }
         for read in out.reads {
+            self.report.leased += u64::from(read.leased);
             self.checks.answered(at, read.reply)?;
             self.resume_call(at, read.reply, CallEvent::ReadReady)?;
         }
@@ -216,7 +216,9 @@ impl Sim {
                 change.leader.map(|leader| leader.0)
             )
         });
-        self.checks.role(at, change)?;
+        let (now, length) = (self.queue.now(), self.settings.tick);
+        let tick = |node: &Node| node.tick_at(now, length);
+        self.checks.role(&self.nodes, tick, at, change)?;
         if self.nodes[at].router.note_change(change) {
             self.wake_calls(at, change.shard);
         }

@@ -45,11 +45,15 @@ impl Fleet {
     }
 
     /// A new process on what is on a node's disk.
-    fn restart(&mut self, id: u64) {
+    pub(super) fn restart(&mut self, id: u64) {
         let (disk, tick) = (self.node(id).disk.clone(), self.tick);
-        let config = EngineConfig::new(NodeId(id), 1000 + tick);
+        let config = EngineConfig {
+            leases: self.leases,
+            ..EngineConfig::new(NodeId(id), 1000 + tick)
+        };
         let mut engine = Engine::new(config, disk.clone(), Arc::default(), tick);
-        for shard in 0..SHARDS {
+        let shards: Vec<ShardId> = self.node(id).engine.shards().collect();
+        for shard in shards.into_iter().map(|shard| shard.0 - SHARD.0) {
             let descriptor = descriptor(ShardId(SHARD.0 + shard), 3, shard % 3 + 1);
             let found = recovered(&disk, descriptor, GENESIS);
             engine.open(found).expect("what was written is consistent");

@@ -98,6 +98,11 @@ impl<S: Storage> Raft<S> {
             self.restart_election_timer();
             return Ok(());
         }
+        if self.holds_votes() {
+            // The leader is still silent: votes are granted as soon as they are free.
+            self.wait_for_own_vote();
+            return Ok(());
+        }
         self.restart_election_clock(0);
         self.hup_by_timeout()
     }
@@ -143,6 +148,16 @@ impl<S: Storage> Raft<S> {
         self.draw_election_timeout();
         self.randomized_election_timeout += elapsed;
         self.restart_election_clock(elapsed);
+    }
+
+    /// Lets the election timeout end soon after the own vote is free again.
+    pub(super) fn wait_for_own_vote(&mut self) {
+        let held = self.votes_held_until.saturating_sub(self.now);
+        let held = u32::try_from(held).unwrap_or(u32::MAX);
+        // The others promised at about the same time, and must not be in the way.
+        let wait = held.saturating_add(2);
+        self.randomized_election_timeout = self.election_elapsed().saturating_add(wait);
+        self.rearm();
     }
 
     /// Counts the election timeout from `elapsed` ticks ago.

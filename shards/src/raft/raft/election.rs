@@ -52,7 +52,11 @@ impl<S: Storage> Raft<S> {
     pub(super) fn hup(&mut self, campaign: Campaign) -> Result<(), Error> {
         // The own vote is a vote too, and may be promised away like any other.
         let promised = campaign != Campaign::Transfer && self.holds_votes();
-        if self.role == Role::Leader || !self.promotable() || promised {
+        if self.role == Role::Leader || !self.promotable() {
+            return Ok(());
+        }
+        if promised {
+            self.wait_for_own_vote();
             return Ok(());
         }
         // A membership change that is committed may have made this replica's voters outdated.
@@ -268,9 +272,11 @@ impl<S: Storage> Raft<S> {
     }
 
     /// Forgets who leads, so that votes are granted again, without a change of term: for an embedder that knows the
-    /// leader to be dead. Refused where leases rest on the promise not to vote. Nothing on leaders and candidates.
+    /// leader to be dead. Refused while a leader may count on the promise not to vote. Nothing on leaders and
+    /// candidates.
     pub(super) fn forget_leader(&mut self) {
-        if self.role == Role::Follower && !self.uses_leases() {
+        let promised = self.uses_leases() && self.holds_votes();
+        if self.role == Role::Follower && !promised {
             self.lead = ReplicaId::NONE;
         }
     }

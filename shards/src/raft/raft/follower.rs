@@ -59,6 +59,7 @@ impl<S: Storage> Raft<S> {
                 self.read_states.push(ReadState {
                     index: message.index,
                     context: std::mem::take(&mut message.context),
+                    leased: false,
                 });
                 Ok(())
             }
@@ -108,6 +109,7 @@ impl<S: Storage> Raft<S> {
     fn handle_heartbeat(&mut self, message: &mut Message) -> Result<(), Error> {
         self.check_commit(message.commit)?;
         self.log.commit_to(message.commit);
+        self.asked_to_promise |= self.uses_leases() && message.round != 0;
         self.send(Message {
             kind: MessageKind::HeartbeatResp,
             to: message.from,

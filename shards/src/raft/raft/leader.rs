@@ -249,7 +249,7 @@ impl<S: Storage> Raft<S> {
         if progress.match_index < self.log.last_index() || progress.state == ProgressState::Probe {
             self.maybe_send_append(from, true)?;
         }
-        self.confirm_round(from, answer.round);
+        self.confirm_round(from, answer.round, answer.promise);
         Ok(())
     }
 

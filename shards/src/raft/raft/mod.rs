@@ -53,6 +53,8 @@ pub struct Raft<S> {
     is_learner: bool,
     /// Timers stand still until something happens.
     quiescent: bool,
+    /// A round was answered: the answer is to be a promise.
+    asked_to_promise: bool,
     /// The election timeout has passed, and the embedder decides what follows.
     election_due: bool,
     log: RaftLog<S>,
@@ -120,7 +122,16 @@ struct LeaderState {
     uncommitted_size: u64,
     /// Whether the heartbeats of the last round are still in `msgs`, so that a request may join it.
     round_open: bool,
+    /// Whether the lease has confirmed reads since the last round was begun.
+    lease_used: bool,
     reads: ReadOnly,
+}
+
+impl LeaderState {
+    fn start_round(&mut self, now: u64) -> u64 {
+        self.lease_used = false;
+        self.reads.start_round(now - self.since)
+    }
 }
 
 /// Asserts an invariant of this replica's own; on failure its last words hold the whole state.
@@ -147,6 +158,7 @@ impl<S: Storage> Raft<S> {
             role: Role::Follower,
             is_learner: false,
             quiescent: false,
+            asked_to_promise: false,
             election_due: false,
             log: RaftLog::new(storage, config.max_applying_size()),
             tracker: ProgressTracker::new(config.max_inflight_msgs, config.max_inflight_bytes),
@@ -356,9 +368,11 @@ impl<S: Storage> Raft<S> {
     /// Takes [`Raft::messages`]. For tests that drive a replica without [`RawNode`](super::RawNode).
     #[doc(hidden)]
     pub fn take_messages(&mut self) -> Vec<Message> {
+        self.settle_leased_reads();
         if let Some(leader) = &mut self.leader {
             leader.round_open = false;
         }
+        self.promise();
         std::mem::take(&mut self.msgs)
     }
 
@@ -371,12 +385,16 @@ impl<S: Storage> Raft<S> {
     /// Takes [`Raft::read_states`]. For tests that drive a replica without [`RawNode`](super::RawNode).
     #[doc(hidden)]
     pub fn take_read_states(&mut self) -> Vec<ReadState> {
+        self.settle_leased_reads();
         std::mem::take(&mut self.read_states)
     }
 
     /// Whether anything waits in messages or read states.
     pub(super) fn has_output(&self) -> bool {
-        !self.msgs.is_empty() || !self.msgs_after_append.is_empty() || !self.read_states.is_empty()
+        !self.msgs.is_empty()
+            || !self.msgs_after_append.is_empty()
+            || !self.read_states.is_empty()
+            || (self.leader.as_ref()).is_some_and(|leader| leader.reads.has_leased())
     }
 
     /// Everything that matters, for assertions and traces.
@@ -535,6 +553,7 @@ impl<S: Storage> Raft<S> {
             pending_conf_index: last,
             uncommitted_size: 0,
             round_open: false,
+            lease_used: false,
             reads: ReadOnly::default(),
         }));
         let own = self.tracker.progress.get_mut(self.id);

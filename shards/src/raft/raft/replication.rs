@@ -104,12 +104,12 @@ impl<S: Storage> Raft<S> {
         self.broadcast_heartbeat_round(round);
     }
 
-    /// Sends the heartbeats that are due. With lazy commits, who was sent entries in the interval gets none, unless a round
-    /// needs its answer: they said that there is a leader, and their acknowledgement that there is a follower. Were they
+    /// Sends the heartbeats that are due. With lazy commits, who was sent entries in the interval gets none, unless reads
+    /// wait for its answer: they said that there is a leader, and their acknowledgement that there is a follower. Were they
     /// lost, the next interval without entries finds out.
     pub(super) fn heartbeat_due(&mut self) {
+        let skips = self.settings.lazy_commit && !self.awaits_round();
         let round = self.next_round();
-        let skips = self.settings.lazy_commit && round == 0;
         self.send_heartbeats(round, skips);
     }
 

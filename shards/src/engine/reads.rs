@@ -1,0 +1,111 @@
+//! Reads that a replica was asked for, from the request to the moment at which the state may be read: they gather for a
+//! turn, are asked of Raft together, and wait until what was committed then is applied here.
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+use super::{
+    EngineConfig, LogReader, Output,
+    io::{ConfirmedRead, Refused},
+    replica::{Replica, pop_if, refuse},
+};
+use crate::raft::ReadState;
+
+/// Reads that were asked together and wait for one confirmation.
+#[derive(Debug)]
+pub(super) struct AskedReads<C> {
+    batch: u64,
+    /// What the answer names.
+    context: Bytes,
+    replies: Vec<C>,
+}
+
+impl<C, L: LogReader + Clone> Replica<C, L> {
+    pub(super) fn read(&mut self, reply: C) {
+        self.note_active();
+        self.new_reads.push(reply);
+    }
+
+    /// Gives up on all reads that are not confirmed: whoever was asked before a change of the leader will not answer, or
+    /// must not be believed.
+    pub(super) fn give_up_reads(&mut self, out: &mut Output<C>) {
+        for asked in std::mem::take(&mut self.asked) {
+            refuse(out, asked.replies, &Refused::Unconfirmed);
+        }
+    }
+
+    /// Gives up on reads that were asked in the batches up to this one.
+    pub(super) fn expire_reads(&mut self, batch: u64, out: &mut Output<C>) {
+        while self.asked.front().is_some_and(|asked| asked.batch <= batch) {
+            if let Some(asked) = self.asked.pop_front() {
+                refuse(out, asked.replies, &Refused::Unconfirmed);
+            }
+        }
+    }
+
+    pub(super) fn ask_reads(
+        &mut self,
+        config: &EngineConfig,
+        next_batch: &mut u64,
+        out: &mut Output<C>,
+    ) -> Option<u64> {
+        if self.new_reads.is_empty() {
+            return None;
+        }
+        let replies = std::mem::take(&mut self.new_reads);
+        let batch = *next_batch;
+        // The context is unique over restarts (by the seed of this start) and over shards: an answer that comes late
+        // can't confirm a read that it knew nothing of.
+        let mut context = BytesMut::with_capacity(16);
+        context.put_u64(config.seed);
+        context.put_u64(batch);
+        let context = context.freeze();
+        match self.node.read_index(context.clone()) {
+            Ok(()) => {
+                *next_batch += 1;
+                self.load.reads += replies.len() as u64;
+                self.asked.push_back(AskedReads {
+                    batch,
+                    context,
+                    replies,
+                });
+                Some(batch)
+            }
+            Err(_) => {
+                let leader = self.leader();
+                refuse(out, replies, &Refused::NotLeader { leader });
+                None
+            }
+        }
+    }
+
+    pub(super) fn confirm(&mut self, state: &ReadState, out: &mut Output<C>) {
+        // All of it: an earlier process of this node had batches of the same number, and answers to them may come late.
+        let at = self
+            .asked
+            .iter()
+            .position(|asked| asked.context == state.context);
+        if let Some(asked) = at.and_then(|at| self.asked.remove(at)) {
+            let confirmed = (state.index, state.leased, asked.replies);
+            self.confirmed.push_back(confirmed);
+            self.serve_confirmed(out);
+        }
+    }
+
+    pub(super) fn serve_confirmed(&mut self, out: &mut Output<C>) {
+        // What was acknowledged, not what a snapshot on its way into the state database will bring: until it is there,
+        // the state is that of before (the log's view runs ahead).
+        let applied = self.node.applied();
+        while let Some((index, leased, replies)) =
+            pop_if(&mut self.confirmed, |(index, ..)| *index <= applied)
+        {
+            let shard = self.shard;
+            out.reads
+                .extend(replies.into_iter().map(|reply| ConfirmedRead {
+                    shard,
+                    index,
+                    leased,
+                    reply,
+                }));
+        }
+    }
+}
