@@ -148,7 +148,8 @@ export const range = (start, end) => `${start === "" ? "start" : start} … ${en
 /** Asks the node that the page came from. */
 export async function ask(path, signal) {
   const answer = await fetch(path, { signal, headers: { accept: "application/json" } });
+  // An answer that breaks off, or is no longer wanted, is an error as well and no empty answer.
+  if (answer.ok) return answer.json();
   const body = await answer.json().catch(() => ({}));
-  if (!answer.ok) throw new Error(body.error ?? `the node answers ${answer.status}`);
-  return body;
+  throw new Error(body.error ?? `the node answers ${answer.status}`);
 }
