@@ -26,7 +26,7 @@ pub(super) struct Verify {
     /// File to read; `-` is standard input
     #[arg(value_name = "FILE")]
     file: PathBuf,
-    /// Steps of the search for one order, for each key or connected keys
+    /// How often the search for one order may look at a step, for each key or connected keys
     #[arg(long, value_name = "N", default_value_t = Limits::default().search_steps)]
     search_steps: u64,
     /// Memory of that search, in MiB

@@ -26,7 +26,8 @@ use zones::{Cluster, Zones};
 /// What judging may cost. Beyond that the verdict is that there is none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Steps that the search for one order may take for each component (a key, or keys that are connected).
+    /// How often the search for one order may look at a step, for each component (a key, or keys that are connected). As many
+    /// looks as the default take some seconds.
     pub search_steps: u64,
     /// Bytes that it may remember for each component.
     pub search_bytes: usize,
@@ -37,7 +38,7 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            search_steps: 20_000_000,
+            search_steps: 1_000_000_000,
             search_bytes: 1 << 30,
             violations: 10,
         }

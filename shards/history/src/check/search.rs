@@ -18,7 +18,7 @@ use smallvec::SmallVec;
 /// What the search may cost.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Budget {
-    /// Steps that may be taken, those that are put back included.
+    /// How often a step may be looked at, be it to take it or to know whether another one can wait for it.
     pub steps: u64,
     /// Words of eight bytes that the memory of configurations may hold.
     pub words: usize,
@@ -234,6 +234,9 @@ impl<'a> Search<'a> {
                 }
             }
             while !self.take_next(place) {
+                if self.budget.steps == 0 {
+                    return Found::BudgetExhausted;
+                }
                 match self.put_back() {
                     Some(after) => place = after,
                     None => return Found::NoOrder,
@@ -274,7 +277,9 @@ impl<'a> Search<'a> {
 
     /// Takes the first choice from a place on that is possible.
     fn take_next(&mut self, from: usize) -> bool {
-        for (place, (_, choice)) in self.choices().into_iter().enumerate().skip(from) {
+        let (choices, looks) = self.choices();
+        self.budget.steps = self.budget.steps.saturating_sub(looks);
+        for (place, (_, choice)) in choices.into_iter().enumerate().skip(from) {
             let candidate = match choice {
                 Choice::Required(step) => {
                     // It no longer waits for what it is about to overwrite.
@@ -300,8 +305,9 @@ impl<'a> Search<'a> {
         false
     }
 
-    /// Everything that changes something and may come next. Depends on the configuration alone.
-    fn choices(&self) -> Choices {
+    /// Everything that changes something and may come next, which depends on the configuration alone; and how many looks it
+    /// took to know.
+    fn choices(&self) -> (Choices, u64) {
         let mut choices = Choices::new();
         let mut window = SmallVec::<[u32; 16]>::new();
         let mut node = self.events.next[HEAD as usize];
@@ -358,7 +364,9 @@ impl<'a> Search<'a> {
         }
         // Stable: the earlier call first.
         choices.sort_by_key(|(preference, _)| *preference);
-        choices
+        // At worst each open step is held against all that may come next.
+        let next = window.len() + open.len();
+        (choices, (next + open.len() * next) as u64)
     }
 
     /// Whether what `write` writes may decide what `step` sees.
