@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-deploy sim soak chaos catalogue verify fix bench bench-compare
+.PHONY: help setup setup-test run test test-deploy sim soak chaos catalogue verify fix bench bench-compare
 
 # RocksDB's C++ takes long to compile: ccache keeps the results over target folders and profiles.
 ifneq (,$(shell command -v ccache))
@@ -13,14 +13,17 @@ endif
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-setup: ## Install what is missing on this machine (apt)
+setup: ## Install what is missing on this machine to build (apt)
 	@scripts/setup
+
+setup-test: ## Install what is missing on this machine to test (apt)
+	@scripts/setup test
 
 run: setup ## Build, start three nodes in one process with their data in data/demo, import a sample
 	cargo build --release
 	cargo run --release --quiet -- demo --nodes 3 --shards 64 --data data/demo --sample deploy/sample.ndjson
 
-test: setup ## Run all tests
+test: setup-test ## Run all tests
 	cargo test --workspace
 
 test-deploy: ## Start what is in deploy/ for real: image, three containers, manifests, unit (needs root)
@@ -36,11 +39,11 @@ soak: ## Run simulated clusters for as long as wanted, and say what was covered:
 	cargo run --release --quiet -p flotilla-sim -- --minutes $(MINUTES) --from $(FROM)
 
 chaos: MINUTES = 5
-chaos: setup ## Run a real cluster under fire and write a report with a picture: make chaos MINUTES=5 SEED=1 NODES=5
+chaos: setup-test ## Run a real cluster under fire and write a report with a picture: make chaos MINUTES=5 SEED=1 NODES=5
 	MINUTES="$(MINUTES)" SEED="$(SEED)" NODES="$(NODES)" FAULTS="$(FAULTS)" cargo test -p flotilla --test chaos -- --ignored --nocapture
 
 catalogue: MINUTES =
-catalogue: setup ## Run what covers the catalogue of how stores break, tests/CATALOGUE.md, and say what came of each row
+catalogue: setup-test ## Run what covers the catalogue of how stores break, tests/CATALOGUE.md, and say what came of each row
 	MINUTES="$(MINUTES)" SEED="$(SEED)" NODES="$(NODES)" cargo test -p flotilla --test catalogue -- --ignored --nocapture
 
 verify: setup ## Check format, lints, documentation and dependencies; changes nothing

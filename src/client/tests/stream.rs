@@ -191,7 +191,7 @@ async fn a_broken_stream_leaves_the_outcome_open_and_is_reopened() {
 async fn deadlines_are_kept_and_late_answers_dropped() {
     let fake = Fake::start(|kind| match key_number(&kind) {
         1 => Act::After(
-            Duration::from_millis(150),
+            Duration::from_millis(400),
             response::Kind::Put(v1::PutResponse { revision: 1 }),
         ),
         2 => Act::Silence,
@@ -199,7 +199,9 @@ async fn deadlines_are_kept_and_late_answers_dropped() {
     })
     .await;
     let stream = stream(&fake);
-    let short = Duration::from_millis(40);
+    // The connection stands: the deadlines are for requests that were sent.
+    stream.call(put("0"), LONG).await.expect("answered");
+    let short = Duration::from_millis(100);
     let (late, never) = tokio::join!(stream.call(put("1"), short), stream.call(put("2"), short));
     for error in [late.expect_err("late"), never.expect_err("never")] {
         assert!(
@@ -207,7 +209,7 @@ async fn deadlines_are_kept_and_late_answers_dropped() {
             "{error:?}"
         );
     }
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
     stream.call(put("3"), LONG).await.expect("still in order");
     for request in fake.seen() {
         assert!(request.timeout_ms > 0, "the node knows how long we wait");
