@@ -64,11 +64,17 @@ fn invariants_hold_under_every_fault() {
 
 /// Seeds that have found a bug of the product, with its story. A change of what seeds draw makes other runs of them: then
 /// the bug is to be put back (MUTATIONS.md) and another seed to be named.
-const NAMED: [(u64, &str); 1] = [(
-    10,
-    "a follower served reads before a received snapshot was installed; and newer snapshots took the place of one that the \
-     log writer was about to install",
-)];
+const NAMED: [(u64, &str); 2] = [
+    (
+        10,
+        "a follower served reads before a received snapshot was installed; and newer snapshots took the place of one that \
+         the log writer was about to install",
+    ),
+    (
+        1492,
+        "no bug of the store: the judge got lost among the orders in which revisions do not grow",
+    ),
+];
 
 #[test]
 fn named_seeds_stay_green() {

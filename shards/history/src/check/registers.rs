@@ -32,6 +32,7 @@ struct Raw {
     expect: Expect,
     changes: Written,
     deleted: Option<u64>,
+    revision: u64,
 }
 
 impl Registers {
@@ -135,6 +136,14 @@ impl Reader {
             op: operation.id,
             invoked: operation.invoked.order,
             returned: operation.return_order(),
+            revision: match operation.answer() {
+                Some(
+                    Answer::Put { revision }
+                    | Answer::Delete { revision, .. }
+                    | Answer::Batch { revision, .. },
+                ) => *revision,
+                _ => 0,
+            },
             ..raw
         });
     }
@@ -326,6 +335,7 @@ fn raw(tests: Tests, expect: Expect, changes: Written, deleted: Option<u64>) -> 
         expect,
         changes,
         deleted,
+        revision: 0,
     }
 }
 
@@ -423,6 +433,7 @@ fn component(keys: usize, place: &[KeyAt], raws: Vec<Raw>) -> Component {
             expect: raw.expect,
             changes,
             deleted: raw.deleted,
+            revision: raw.revision,
         });
     }
     learn_revisions(&mut component);

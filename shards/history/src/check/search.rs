@@ -36,8 +36,15 @@ pub(super) enum Found {
 }
 
 /// Judges the steps of a component.
-pub(super) fn search(component: &Component, budget: Budget) -> Found {
-    Search::new(component, budget).run()
+///
+/// What has an order mostly has one in which each key's revisions grow, and there are few of those: they are searched first,
+/// with half of the budget. That there is none of them says nothing of all the others, which then get the other half.
+pub(super) fn search(component: &Component, mut budget: Budget) -> Found {
+    budget.steps /= 2;
+    match Search::new(component, budget, true).run() {
+        Found::Order => Found::Order,
+        Found::NoOrder | Found::BudgetExhausted => Search::new(component, budget, false).run(),
+    }
 }
 
 /// The end of a list, and what precedes its beginning.
@@ -159,10 +166,72 @@ struct Search<'a> {
     needs: Vec<SmallVec<[Version; 2]>>,
     frames: Vec<Frame>,
     visited: Visited,
+    /// Set where a key's revisions have to grow.
+    growing: Option<Growing>,
+}
+
+/// For each key, the required steps that change it and whose revision is known.
+struct Growing {
+    /// Revision and step, ascending.
+    of_key: Vec<Vec<(u64, u32)>>,
+    /// How many of them, from the first on, were taken.
+    taken: Vec<usize>,
+}
+
+impl Growing {
+    fn new(component: &Component, required: &[&Step]) -> Self {
+        let mut of_key = vec![Vec::new(); component.keys as usize];
+        for (at, step) in (0_u32..).zip(required) {
+            let revision = component.revision(step);
+            if revision > 0 {
+                let keys = step.changes.iter().map(|(key, _)| *key as usize);
+                keys.for_each(|key| of_key[key].push((revision, at)));
+            }
+        }
+        for steps in &mut of_key {
+            steps.sort_unstable();
+            steps.dedup();
+        }
+        Self {
+            taken: vec![0; of_key.len()],
+            of_key,
+        }
+    }
+
+    /// Whether a step of this revision comes before none that is left with a smaller one.
+    fn allows(&self, step: &Step, revision: u64) -> bool {
+        revision == 0
+            || step.changes.iter().all(|(key, _)| {
+                let key = *key as usize;
+                let next = self.of_key[key].get(self.taken[key]);
+                next.is_none_or(|(next, _)| revision <= *next)
+            })
+    }
+
+    /// Goes on to the first step on these keys that is left.
+    fn take(&mut self, step: &Step, taken: &[u64]) {
+        for (key, _) in &step.changes {
+            let left = self.of_key[*key as usize]
+                .iter()
+                .skip(self.taken[*key as usize]);
+            let more = left.take_while(|(_, step)| bit(taken, *step)).count();
+            self.taken[*key as usize] += more;
+        }
+    }
+
+    /// Goes back to this step.
+    fn put_back(&mut self, step: &Step, at: (u64, u32)) {
+        for (key, _) in &step.changes {
+            if let Ok(place) = self.of_key[*key as usize].binary_search(&at) {
+                let taken = &mut self.taken[*key as usize];
+                *taken = place.min(*taken);
+            }
+        }
+    }
 }
 
 impl<'a> Search<'a> {
-    fn new(component: &'a Component, budget: Budget) -> Self {
+    fn new(component: &'a Component, budget: Budget, growing: bool) -> Self {
         let (mut required, mut optional): (Vec<&Step>, Vec<&Step>) =
             component.steps.iter().partition(|step| step.required());
         required.sort_by_key(|step| step.invoked);
@@ -201,6 +270,7 @@ impl<'a> Search<'a> {
             })
             .collect();
         Self {
+            growing: growing.then(|| Growing::new(component, &required)),
             component,
             budget,
             events: Events::new(&required),
@@ -323,10 +393,10 @@ impl<'a> Search<'a> {
         };
         for step in &window {
             let candidate = self.required[*step as usize];
-            if candidate.changes.is_empty() || !self.is_true(candidate) {
+            if candidate.changes.is_empty() || !self.is_true(candidate) || !self.grows(candidate) {
                 continue;
             }
-            let preference = match self.revision(candidate) {
+            let preference = match self.component.revision(candidate) {
                 known if known > 0 && known <= goal => Preference::Goal(known),
                 _ if first == Some(*step) => Preference::First,
                 _ if helps(candidate) => Preference::Help,
@@ -340,10 +410,10 @@ impl<'a> Search<'a> {
         let open = open.filter(|(at, _)| !bit(&self.used, *at));
         let open: SmallVec<[(u32, &Step); 16]> = open.map(|(at, step)| (at, *step)).collect();
         for (at, candidate) in &open {
-            if !self.is_true(candidate) {
+            if !self.is_true(candidate) || !self.grows(candidate) {
                 continue;
             }
-            let preference = match self.revision(candidate) {
+            let preference = match self.component.revision(candidate) {
                 known if known > 0 && known <= goal => Preference::Goal(known),
                 _ if helps(candidate) => Preference::Help,
                 _ => Preference::Idle,
@@ -369,6 +439,14 @@ impl<'a> Search<'a> {
         (choices, (next + open.len() * next) as u64)
     }
 
+    /// Whether revisions go on growing where they have to.
+    fn grows(&self, step: &Step) -> bool {
+        let revision = self.component.revision(step);
+        self.growing
+            .as_ref()
+            .is_none_or(|growing| growing.allows(step, revision))
+    }
+
     /// Whether what `write` writes may decide what `step` sees.
     fn serves(&self, write: &Step, step: &Step) -> bool {
         write.changes.iter().any(|(key, version)| {
@@ -391,14 +469,9 @@ impl<'a> Search<'a> {
             Seen::Value(_, revision) | Seen::Revision(revision) => Some(*revision),
             Seen::Exists(_) => None,
         });
-        seen.chain([self.revision(step)]).max().unwrap_or_default()
-    }
-
-    /// The revision of a write; 0 if it is not known.
-    fn revision(&self, step: &Step) -> u64 {
-        let changes = step.changes.iter();
-        let revisions = changes.map(|(_, version)| self.component.info(*version).revision);
-        revisions.max().unwrap_or_default()
+        seen.chain([self.component.revision(step)])
+            .max()
+            .unwrap_or_default()
     }
 
     /// Puts back the newest step that was a choice, and all that was taken without one since. Gives the place of the
@@ -432,6 +505,9 @@ impl<'a> Search<'a> {
         for version in &self.needs[step as usize] {
             self.waiting[*version as usize] -= 1;
         }
+        if let Some(growing) = &mut self.growing {
+            growing.take(self.required[step as usize], &self.taken);
+        }
     }
 
     fn put_back_required(&mut self, step: u32) {
@@ -442,6 +518,10 @@ impl<'a> Search<'a> {
         self.left += 1;
         for version in &self.needs[step as usize] {
             self.waiting[*version as usize] += 1;
+        }
+        if let Some(growing) = &mut self.growing {
+            let taken = self.required[step as usize];
+            growing.put_back(taken, (self.component.revision(taken), step));
         }
     }
 

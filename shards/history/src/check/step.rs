@@ -76,6 +76,8 @@ pub(super) struct Step {
     pub changes: SmallVec<[(KeyAt, Version); 2]>,
     /// How many keys its deletes found.
     pub deleted: Option<u64>,
+    /// The revision that its changes got; 0 if it is not known, or nothing changed.
+    pub revision: u64,
 }
 
 impl Step {
@@ -100,6 +102,15 @@ impl Component {
     /// What is known of a version.
     pub(super) fn info(&self, version: Version) -> &VersionInfo {
         &self.versions[version as usize]
+    }
+
+    /// The revision of a step's changes; 0 if it is not known.
+    pub(super) fn revision(&self, step: &Step) -> u64 {
+        let versions = step
+            .changes
+            .iter()
+            .map(|(_, version)| self.info(*version).revision);
+        versions.fold(step.revision, u64::max)
     }
 
     /// The versions that a test can be true of.
