@@ -1,4 +1,5 @@
-//! What a histogram has counted between two moments, for whoever tells people without a Prometheus at hand.
+//! What a histogram has counted between two moments, for whoever tells people without a Prometheus at hand: one of this
+//! process, or one that was read from the page of another.
 
 use prometheus::{Histogram, core::Metric as _};
 
@@ -27,20 +28,37 @@ impl Distribution {
         }
     }
 
+    /// As a page of metrics tells it: upper bounds, ascending, with what each bucket has counted, those below included; the
+    /// last may be infinite.
+    #[must_use]
+    pub fn from_buckets(mut buckets: Vec<(f64, u64)>, sum: f64) -> Self {
+        let count = buckets.last().map_or(0, |(_, count)| *count);
+        buckets.retain(|(bound, _)| bound.is_finite());
+        Self {
+            buckets,
+            count,
+            sum,
+        }
+    }
+
     /// Of several histograms with the same buckets together.
     #[must_use]
     pub fn of_all<'a>(histograms: impl IntoIterator<Item = &'a Histogram>) -> Self {
         let parts = histograms.into_iter().map(Self::of);
         parts
-            .reduce(|mut all, part| {
-                for (bucket, other) in all.buckets.iter_mut().zip(&part.buckets) {
-                    bucket.1 += other.1;
-                }
-                all.count += part.count;
-                all.sum += part.sum;
-                all
-            })
+            .reduce(|all, part| all.plus(&part))
             .unwrap_or_default()
+    }
+
+    /// With what another one with the same buckets has counted.
+    #[must_use]
+    pub fn plus(mut self, other: &Self) -> Self {
+        for (bucket, other) in self.buckets.iter_mut().zip(&other.buckets) {
+            bucket.1 += other.1;
+        }
+        self.count += other.count;
+        self.sum += other.sum;
+        self
     }
 
     /// What was counted since an earlier moment.
@@ -117,6 +135,18 @@ mod tests {
         assert_eq!(between.quantile(0.5), Some(2.0));
         assert_eq!(between.quantile(0.75), Some(4.0));
         assert_eq!(between.quantile(1.0), Some(4.0), "the last bound");
+    }
+
+    #[test]
+    fn a_page_and_its_histogram_tell_the_same() {
+        let histogram = histogram();
+        for value in [0.5, 1.5, 9.0] {
+            histogram.observe(value);
+        }
+        let buckets = vec![(1.0, 1), (2.0, 2), (4.0, 2), (f64::INFINITY, 3)];
+        let page = Distribution::from_buckets(buckets, 11.0);
+        assert_eq!(page, Distribution::of(&histogram));
+        assert_eq!(page.clone().plus(&page).since(&page), page);
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use flotilla_metrics::Distribution;
 use futures_util::future::join_all;
 use serde::Serialize;
 use tokio::{
@@ -71,7 +72,8 @@ struct Reading {
     cpu_seconds: f64,
     memory_bytes: f64,
     counts: Counts,
-    stages: BTreeMap<String, Buckets>,
+    /// In seconds.
+    stages: BTreeMap<String, Distribution>,
 }
 
 /// What grows. `None`: the software does not tell.
@@ -101,46 +103,6 @@ impl Counts {
             frames: both(self.frames, other.frames),
             sent_bytes: join(self.sent_bytes, other.sent_bytes),
         }
-    }
-}
-
-/// A histogram of Prometheus, in seconds.
-#[derive(Debug, Clone, Default, PartialEq)]
-struct Buckets {
-    sum: f64,
-    /// Upper bounds, ascending, with the observations up to each.
-    upto: Vec<(f64, f64)>,
-}
-
-impl Buckets {
-    fn join(&self, other: &Self, join: fn(f64, f64) -> f64) -> Self {
-        let pairs = self.upto.iter().zip(&other.upto);
-        Self {
-            sum: join(self.sum, other.sum),
-            upto: pairs
-                .map(|((bound, a), (_, b))| (*bound, join(*a, *b)))
-                .collect(),
-        }
-    }
-
-    fn count(&self) -> f64 {
-        self.upto.last().map_or(0.0, |(_, count)| *count)
-    }
-
-    /// Between two bounds it is taken to be spread evenly. The last finite bound stands for all above.
-    fn quantile(&self, quantile: f64) -> f64 {
-        let rank = quantile * self.count();
-        let (mut low, mut before) = (0.0, 0.0);
-        for (bound, upto) in &self.upto {
-            if *upto >= rank && *upto > before {
-                if !bound.is_finite() {
-                    return low;
-                }
-                return low + (bound - low) * (rank - before) / (upto - before);
-            }
-            (low, before) = (*bound, *upto);
-        }
-        low
     }
 }
 
@@ -266,8 +228,8 @@ impl<'a> Page<'a> {
     }
 
     /// A family of histograms by the value of `label`, or a single one by `name` itself.
-    fn histograms(&self, name: &str, label: &str) -> BTreeMap<String, Buckets> {
-        let mut histograms = BTreeMap::<String, Buckets>::new();
+    fn histograms(&self, name: &str, label: &str) -> BTreeMap<String, Distribution> {
+        let mut histograms = BTreeMap::<String, (Vec<(f64, u64)>, f64)>::new();
         let key = |labels| value_of(labels, label).unwrap_or(name).to_owned();
         for (labels, count) in self.of(&format!("{name}_bucket")) {
             let bound = value_of(labels, "le").map(|bound| match bound {
@@ -275,14 +237,18 @@ impl<'a> Page<'a> {
                 bound => bound.parse().ok().filter(is_sane),
             });
             if let Some(Some(bound)) = bound {
-                let histogram = histograms.entry(key(labels)).or_default();
-                histogram.upto.push((bound, count));
+                let (buckets, _) = histograms.entry(key(labels)).or_default();
+                buckets.push((bound, count as u64));
             }
         }
         for (labels, sum) in self.of(&format!("{name}_sum")) {
-            histograms.entry(key(labels)).or_default().sum = sum;
+            histograms.entry(key(labels)).or_default().1 = sum;
         }
+        let whole = |(buckets, sum)| Distribution::from_buckets(buckets, sum);
         histograms
+            .into_iter()
+            .map(|(key, parts)| (key, whole(parts)))
+            .collect()
     }
 }
 
@@ -378,7 +344,7 @@ impl Sample {
         };
         let minus = |a: f64, b: f64| a - b;
         let plus = |a: f64, b: f64| a + b;
-        let mut stages = BTreeMap::<&str, Buckets>::new();
+        let mut stages = BTreeMap::<&str, Distribution>::new();
         for (index, (before, after)) in both.iter().enumerate() {
             let twin = |(other, _): &(&Reading, &Reading)| other.process == before.process;
             let again = both.iter().take(index).any(twin);
@@ -391,14 +357,13 @@ impl Sample {
                 0 => counts,
                 _ => cost.counts.join(counts, plus),
             };
-            for (stage, buckets) in &after.stages {
-                let none = Buckets::default();
-                let spent = match before.stages.get(stage).unwrap_or(&none) {
-                    before if before.upto.is_empty() => buckets.clone(),
-                    before => buckets.join(before, minus),
+            for (stage, upto_now) in &after.stages {
+                let before = before.stages.get(stage).cloned().unwrap_or_default();
+                let spent = upto_now.since(&before);
+                let total = match stages.remove(stage.as_str()) {
+                    Some(total) => total.plus(&spent),
+                    None => spent,
                 };
-                let total = stages.remove(stage.as_str());
-                let total = total.map_or(spent.clone(), |total| total.join(&spent, plus));
                 stages.insert(stage, total);
             }
             if !again {
@@ -411,13 +376,14 @@ impl Sample {
         }
         cost.stages = stages
             .into_iter()
-            .filter(|(_, buckets)| buckets.count() >= 1.0)
-            .map(|(stage, buckets)| StageTime {
-                stage: stage.to_owned(),
-                count: buckets.count(),
-                mean_us: buckets.sum / buckets.count() * 1e6,
-                p50_us: buckets.quantile(0.5) * 1e6,
-                p99_us: buckets.quantile(0.99) * 1e6,
+            .filter_map(|(stage, spent)| {
+                Some(StageTime {
+                    stage: stage.to_owned(),
+                    count: spent.count() as f64,
+                    mean_us: spent.sum() / spent.count() as f64 * 1e6,
+                    p50_us: spent.quantile(0.5)? * 1e6,
+                    p99_us: spent.quantile(0.99)? * 1e6,
+                })
             })
             .collect();
         let place = |stage: &str| STAGES.iter().position(|known| *known == stage);
@@ -567,8 +533,7 @@ mod tests {
             (4.0, 150.0)
         );
         let syncs = &reading.stages["WAL fsync"];
-        assert_eq!((syncs.count(), syncs.sum), (4.0, 0.25));
-        assert_eq!(syncs.upto[1].0, f64::INFINITY);
+        assert_eq!((syncs.count(), syncs.sum()), (4, 0.25));
     }
 
     #[test]
@@ -586,10 +551,11 @@ mod tests {
         let before = read(&page(10, 20));
         let after = read(&page(60, 120));
         assert_eq!(after.len(), 2);
-        let spent = after["sync"].join(&before["sync"], |a, b| a - b);
-        assert_eq!((spent.count(), spent.sum), (100.0, 100.0));
-        assert!((spent.quantile(0.25) - 0.0005).abs() < 1e-9);
-        assert!((spent.quantile(0.75) - 0.0015).abs() < 1e-9);
+        let spent = after["sync"].since(&before["sync"]);
+        assert_eq!((spent.count(), spent.sum()), (100, 100.0));
+        let quantile = |part| spent.quantile(part).expect("something was counted");
+        assert!((quantile(0.25) - 0.0005).abs() < 1e-9);
+        assert!((quantile(0.75) - 0.0015).abs() < 1e-9);
     }
 
     #[test]
