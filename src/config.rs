@@ -19,11 +19,14 @@ use std::fmt::Write as _;
 pub use args::{DemoArgs, StartArgs};
 pub use keys::{Config, KEYS, Key, Ticks};
 pub use setting::{Address, LogFormat, LogLevel, Size};
-pub use source::{ConfigError, Fault, Named, Origin};
+pub use source::{ConfigError, Fault, Named, Origin, Origins};
 
 use keys::SECTIONS;
 use setting::Shape;
 use source::Layers;
+
+/// What stands for a secret.
+const MASKED: &str = "***";
 
 impl Config {
     /// Reads the layers that the flags of `flotilla start` and the environment name.
@@ -97,20 +100,31 @@ impl Config {
     /// All values on one line, for the log.
     pub fn summary(&self) -> String {
         KEYS.iter()
-            .map(|key| format!("{}={}", key.path(), literal(key, &self.get(key))))
+            .map(|key| format!("{}={}", key.path(), literal(key, &self.shown(key))))
             .collect::<Vec<_>>()
             .join(" ")
     }
 
-    /// All values as JSON: `{"section": {"key": "value"}}`.
+    /// A value as people may see it: of a secret one only whether it is set.
+    pub fn shown(&self, key: &Key) -> String {
+        match self.get(key) {
+            value if key.secret && !value.is_empty() => MASKED.to_owned(),
+            value => value,
+        }
+    }
+
+    /// All values as JSON, and where they came from: `{"section": {"key": "value"}, "sources": {"section.key": "default"}}`.
     pub fn to_json(&self) -> serde_json::Value {
         let mut sections = serde_json::Map::new();
         for key in KEYS {
             let section = sections
                 .entry(key.section)
                 .or_insert_with(|| serde_json::Value::Object(Default::default()));
-            section[key.name] = self.get(key).into();
+            section[key.name] = self.shown(key).into();
         }
+        let source = |key: &Key| (key.path(), self.origins.of(key).to_string().into());
+        let sources: serde_json::Map<_, _> = KEYS.iter().map(source).collect();
+        sections.insert("sources".to_owned(), sources.into());
         sections.into()
     }
 }

@@ -6,14 +6,16 @@
 
 use std::future::{Future, IntoFuture as _};
 use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, Path, Query, State};
+use axum::extract::{ConnectInfo, DefaultBodyLimit, Path, Query, Request, State};
 use axum::http::{StatusCode, header};
+use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Json, Response};
-use axum::routing::get;
+use axum::routing::{get, put};
 use flotilla_metrics::Metrics;
 use futures_util::future::BoxFuture;
 use serde_json::{Value, json};
@@ -102,6 +104,7 @@ pub async fn serve(
         stop.await;
         stopping.notify_one();
     };
+    let app = app.into_make_service_with_connect_info::<SocketAddr>();
     let server = axum::serve(listener, app).with_graceful_shutdown(stop);
     let patience = async {
         stopped.notified().await;
@@ -126,14 +129,19 @@ pub fn router(
         config: configuration,
         log,
     });
+    // What changes or burdens the node.
+    let guarded = Router::new()
+        .route("/log-level", put(set_log_level).post(set_log_level))
+        .route_layer(middleware::from_fn_with_state(Arc::clone(&shared), guard));
     Router::new()
+        .merge(guarded)
         .route("/", get(index))
         .route("/health", get(|| async { "ok\n" }))
         .route("/ready", get(ready))
         .route("/metrics", get(metrics))
         .route("/status", get(status))
         .route("/config", get(config))
-        .route("/log-level", get(log_level).put(set_log_level))
+        .route("/log-level", get(log_level))
         .route("/events", get(events))
         .route("/slow", get(slow))
         .route("/shards", get(shards))
@@ -142,6 +150,27 @@ pub fn router(
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .with_state(shared)
         .merge(console)
+}
+
+/// Whether an asker may change or burden the node.
+fn may_change(asker: IpAddr, config: &Config) -> bool {
+    asker.to_canonical().is_loopback() || config.node.status_remote_debug
+}
+
+/// Lets through who sits at this machine, others if they may.
+async fn guard(
+    State(shared): State<Arc<Shared>>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    request: Request,
+    next: Next,
+) -> Response {
+    if may_change(peer.ip(), &shared.config) {
+        return next.run(request).await;
+    }
+    refusal(
+        StatusCode::FORBIDDEN,
+        "only for processes of the node's own machine, unless node.status_remote_debug is set",
+    )
 }
 
 /// An error as JSON.
@@ -157,8 +186,8 @@ async fn index() -> &'static str {
      /ready           the node should get requests; /ready?verbose says why not\n\
      /metrics         Prometheus\n\
      /status          version, ids, counts\n\
-     /config          the configuration in force\n\
-     /log-level       what is logged; PUT changes it\n\
+     /config          the configuration in force, and where it came from\n\
+     /log-level       what is logged; PUT or POST changes it\n\
      /events          what has happened lately; ?after=NUMBER&limit=N\n\
      /slow            requests that took long; ?limit=N\n\
      /shards          the shards of this node; ?after=ID&limit=N turns pages, ?hottest=N has the most asked\n\

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::setting::{Address, LogFormat, LogLevel, Setting, Shape, Size};
+use super::source::Origins;
 
 /// One setting, as the table describes it.
 #[derive(Clone, Copy, Debug)]
@@ -23,6 +24,8 @@ pub struct Key {
     pub default: &'static str,
     /// Whether a running node takes a new value; others need a restart.
     pub reloadable: bool,
+    /// Whether nobody may be shown the value.
+    pub secret: bool,
     /// How TOML may hold it.
     pub(crate) shape: Shape,
 }
@@ -54,15 +57,19 @@ fn read<T: Setting>(
     }
 }
 
-/// Declares the sections and their settings. `live` marks what a running node can change.
+/// Declares the sections and their settings. `live` marks what a running node can change, `secret` what nobody may see.
 macro_rules! settings {
     ($($(#[doc = $title:literal])+ $section:ident: $struct:ident {
         $($(#[doc = $help:literal])+ $name:ident: $type:ty = $default:literal
-            $(in $min:literal ..= $max:literal)? $(, $live:ident)?;)+
+            $(in $min:literal ..= $max:literal)? $(, $mark:ident)*;)+
     })+) => {
         /// The configuration of a node.
         #[derive(Clone, Debug, PartialEq)]
-        pub struct Config { $($(#[doc = $title])+ pub $section: $struct,)+ }
+        pub struct Config {
+            $($(#[doc = $title])+ pub $section: $struct,)+
+            /// Where each value came from.
+            pub origins: Origins,
+        }
 
         $(
             $(#[doc = $title])+
@@ -78,7 +85,8 @@ macro_rules! settings {
             expected: <$type as Setting>::EXPECTED,
             bounds: settings!(@bounds $($min, $max)?),
             default: $default,
-            reloadable: settings!(@live $($live)?),
+            reloadable: settings!(@live $($mark)*),
+            secret: settings!(@secret $($mark)*),
             shape: <$type as Setting>::SHAPE,
         },)+)+];
 
@@ -89,7 +97,7 @@ macro_rules! settings {
             fn default() -> Self {
                 Self { $($section: $struct { $(
                     $name: <$type as Setting>::read($default).expect("every default of the table can be read"),
-                )+ },)+ }
+                )+ },)+ origins: Origins::default() }
             }
         }
 
@@ -117,7 +125,11 @@ macro_rules! settings {
     (@bounds) => { None };
     (@bounds $min:literal, $max:literal) => { Some(($min, $max)) };
     (@live) => { false };
-    (@live live) => { true };
+    (@live live $($more:ident)*) => { true };
+    (@live secret $($more:ident)*) => { settings!(@live $($more)*) };
+    (@secret) => { false };
+    (@secret secret $($more:ident)*) => { true };
+    (@secret live $($more:ident)*) => { settings!(@secret $($more)*) };
     (@within) => { |_, _, _| true };
     (@within $min:literal) => { |value, least, most| (least..=most).contains(&value) };
 }
@@ -133,6 +145,9 @@ settings! {
         advertise: Option<Address> = "";
         /// Where /metrics, /health, /ready and /status are served (HTTP).
         status_listen: Address = "127.0.0.1:7480";
+        /// Whether other machines may do on the status port what changes or burdens the node: set the log level.
+        /// Processes of this machine may in any case.
+        status_remote_debug: bool = "false";
         /// Nodes that make up the cluster when it is initialized; this node's own address may be among them.
         join: Vec<Address> = "";
         /// Threads that run shards; 0: one per core, at most 8.

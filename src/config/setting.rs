@@ -320,8 +320,7 @@ pub struct LogLevel(String);
 impl LogLevel {
     /// Reads a filter, or nothing if the text is none.
     pub fn parse(text: &str) -> Option<Self> {
-        let sound = !text.is_empty() && tracing_subscriber::EnvFilter::try_new(text).is_ok();
-        sound.then(|| Self(text.to_owned()))
+        text.parse().ok()
     }
 
     /// The filter's text.
@@ -334,7 +333,14 @@ impl std::str::FromStr for LogLevel {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        Self::parse(text).ok_or_else(|| format!("{text:?} is not {}", Self::EXPECTED))
+        let filter = match text {
+            "" => Err("it is empty".to_owned()),
+            text => tracing_subscriber::EnvFilter::try_new(text).map_err(|error| error.to_string()),
+        };
+        match filter {
+            Ok(_) => Ok(Self(text.to_owned())),
+            Err(why) => Err(format!("{text:?} is not {}: {why}", Self::EXPECTED)),
+        }
     }
 }
 

@@ -129,11 +129,33 @@ pub struct ConfigError {
     pub faults: Vec<Fault>,
 }
 
+/// Where values came from, by `section.name`; those that nobody set are left out. Says nothing about the values: as a part of
+/// a configuration it makes no difference.
+#[derive(Clone, Debug, Default)]
+pub struct Origins(BTreeMap<String, Origin>);
+
+impl Origins {
+    /// Where a value came from.
+    #[must_use]
+    pub fn of(&self, key: &Key) -> Origin {
+        self.0.get(&key.path()).cloned().unwrap_or(Origin::Default)
+    }
+
+    pub(crate) fn set(&mut self, key: &Key, origin: Origin) {
+        self.0.insert(key.path(), origin);
+    }
+}
+
+impl PartialEq for Origins {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
 /// The layers while they are laid over each other.
 #[derive(Default)]
 pub(crate) struct Layers {
     pub(crate) config: Config,
-    pub(crate) origins: BTreeMap<String, Origin>,
     pub(crate) faults: Vec<Fault>,
 }
 
@@ -300,7 +322,7 @@ impl Layers {
     fn set(&mut self, key: &Key, text: &str, origin: Origin) {
         match self.config.set(key, text) {
             Ok(()) => {
-                self.origins.insert(key.path(), origin);
+                self.config.origins.set(key, origin);
             }
             Err(expected) => {
                 let value = shown(&format!("{text:?}"));
@@ -317,15 +339,10 @@ impl Layers {
     /// A value with its name and origin.
     pub(crate) fn named(&self, section: &str, name: &str) -> Named {
         let key = find(section, name).expect("rules are about keys of the table");
-        let origin = self
-            .origins
-            .get(&key.path())
-            .cloned()
-            .unwrap_or(Origin::Default);
         Named {
             key: key.path(),
             value: self.config.get(key),
-            origin,
+            origin: self.config.origins.of(key),
         }
     }
 }

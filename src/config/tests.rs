@@ -1,6 +1,5 @@
 //! What the configuration accepts, and what it says about what it refuses.
 
-use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
@@ -27,11 +26,38 @@ fn the_printed_default_is_the_default_and_holds_every_key() {
 
     let mut layers = Layers::default();
     layers.text(Path::new("printed"), &printed);
-    let from_file: BTreeSet<String> = layers.origins.into_keys().collect();
-    assert_eq!(
-        from_file,
-        KEYS.iter().map(Key::path).collect::<BTreeSet<_>>()
-    );
+    let origins = &layers.config.origins;
+    let unset = KEYS.iter().filter(|key| origins.of(key) == Origin::Default);
+    assert_eq!(unset.map(Key::path).collect::<Vec<_>>(), [""; 0]);
+}
+
+#[test]
+fn what_is_shown_has_its_sources_and_no_secrets() {
+    let config = read("[raft]\nelection_timeout = \"3s\"\n").expect("sound");
+    let page = config.to_json();
+    assert_eq!(page["raft"]["election_timeout"], "3s");
+    let sources = &page["sources"];
+    assert_eq!(sources["raft.election_timeout"], "flotilla.toml:2:20");
+    assert_eq!(sources["node.data"], "default");
+
+    let key = KEYS.iter().find(|key| key.name == "listen").expect("a key");
+    let secret = Key {
+        secret: true,
+        ..*key
+    };
+    assert_eq!(config.shown(key), "127.0.0.1:7400");
+    assert_eq!(config.shown(&secret), "***");
+    let sounds_secret = |key: &&Key| {
+        let mut words = key.name.split('_');
+        words.any(|word| ["secret", "password", "token", "tokens", "headers"].contains(&word))
+    };
+    for key in KEYS.iter().filter(sounds_secret) {
+        assert!(
+            key.secret || key.name.ends_with("_file"),
+            "{} is a secret",
+            key.path()
+        );
+    }
 }
 
 #[test]

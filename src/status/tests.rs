@@ -189,6 +189,20 @@ async fn the_log_level_is_changed_or_refused() {
     assert_eq!(node.get("/log-level").await, (200, "debug\n".to_owned()));
 }
 
+#[test]
+fn other_machines_may_look_and_not_touch() {
+    let mut config = Config::default();
+    let may = |asker: &str, config: &Config| may_change(asker.parse().expect("an address"), config);
+    for here in ["127.0.0.1", "127.1.2.3", "::1", "::ffff:127.0.0.1"] {
+        assert!(may(here, &config), "{here}");
+    }
+    for elsewhere in ["10.0.0.1", "0.0.0.0", "fe80::1", "::ffff:10.0.0.1"] {
+        assert!(!may(elsewhere, &config), "{elsewhere}");
+    }
+    config.node.status_remote_debug = true;
+    assert!(may("10.0.0.1", &config));
+}
+
 #[tokio::test]
 async fn what_somebody_set_and_what_was_refused_are_events() {
     let node = served(None).await;
