@@ -25,8 +25,16 @@ use keys::SECTIONS;
 use setting::Shape;
 use source::Layers;
 
-/// What stands for a secret.
-const MASKED: &str = "***";
+/// What stands for what nobody may see.
+pub(crate) const MASKED: &str = "***";
+
+/// Whether what has this name is a secret. Each such setting must be marked as one; and reports of faults, which may come from
+/// nodes of other releases, go by the name.
+pub(crate) fn sounds_secret(name: &str) -> bool {
+    let mut words = name.split(['_', '.', '-']);
+    words.any(|word| ["secret", "password", "token", "tokens", "headers"].contains(&word))
+        && !name.ends_with("_file")
+}
 
 impl Config {
     /// Reads the layers that the flags of `flotilla start` and the environment name.

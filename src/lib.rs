@@ -12,6 +12,7 @@ pub mod disk;
 mod escape;
 pub mod events;
 pub mod exit;
+mod http;
 pub mod logging;
 pub mod marks;
 pub mod node;

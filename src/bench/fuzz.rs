@@ -1,17 +1,22 @@
 //! What a node's status port returns, of any content, as a benchmark reads it.
 
-use super::servers::fuzz::{body_of, costs};
+use super::servers::fuzz::costs;
+use crate::http::Answer;
 
 /// The answer to a request for metrics: it is read as a whole, or as nothing; and what a benchmark reckons with is finite.
 ///
 /// # Panics
 /// If that does not hold.
 pub fn metrics(data: &[u8]) {
-    let text = String::from_utf8_lossy(data);
-    if let Some(body) = body_of(&text) {
-        assert!(text.ends_with(body) && text.len() > body.len());
-    }
-    for text in [&*text, body_of(&text).unwrap_or_default()] {
+    let answer = Answer::parse(data.to_vec());
+    let body = match &answer {
+        Ok(answer) => {
+            assert!(data.ends_with(&answer.body) && data.len() > answer.body.len());
+            answer.text()
+        }
+        Err(_) => "".into(),
+    };
+    for text in [&String::from_utf8_lossy(data), &body] {
         for number in costs(text) {
             assert!(number.is_finite(), "{number} from {text:?}");
         }

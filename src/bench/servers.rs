@@ -8,10 +8,8 @@ use std::{
 use flotilla_metrics::Distribution;
 use futures_util::future::join_all;
 use serde::Serialize;
-use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::TcpStream,
-};
+
+use crate::http;
 
 const TIMEOUT: Duration = Duration::from_secs(3);
 const ANSWER_BYTES_MAX: u64 = 16 << 20;
@@ -158,35 +156,15 @@ impl Servers {
     pub(crate) async fn sample(&self) -> Sample {
         let at = Instant::now();
         let readings = self.servers.iter().map(async |server| {
-            let text = tokio::time::timeout(TIMEOUT, fetch(&server.address)).await;
-            Reading::parse(server, &text.ok()?.ok()?)
+            let asked = http::get(&server.address, "/metrics", ANSWER_BYTES_MAX);
+            let answer = tokio::time::timeout(TIMEOUT, asked).await.ok()?.ok()?;
+            (answer.code == 200).then(|| Reading::parse(server, &answer.text()))?
         });
         Sample {
             nodes: join_all(readings).await,
             at,
         }
     }
-}
-
-/// The body of /metrics.
-async fn fetch(address: &str) -> std::io::Result<String> {
-    let mut connection = TcpStream::connect(address).await?;
-    let request = format!("GET /metrics HTTP/1.0\r\nHost: {address}\r\n\r\n");
-    connection.write_all(request.as_bytes()).await?;
-    let mut answer = String::new();
-    connection
-        .take(ANSWER_BYTES_MAX)
-        .read_to_string(&mut answer)
-        .await?;
-    let body = body_of(&answer).map(str::to_owned);
-    body.ok_or_else(|| std::io::ErrorKind::InvalidData.into())
-}
-
-/// The body of an answer, if it is the page that was asked for.
-fn body_of(answer: &str) -> Option<&str> {
-    let (head, body) = answer.split_once("\r\n\r\n")?;
-    let status = head.lines().next()?;
-    status.contains(" 200").then_some(body)
 }
 
 /// Bytes that a process of this machine has caused to be written.
@@ -416,10 +394,6 @@ impl Cost {
 #[cfg(any(test, fuzzing))]
 pub(super) mod fuzz {
     use super::*;
-
-    pub(in super::super) fn body_of(answer: &str) -> Option<&str> {
-        super::body_of(answer)
-    }
 
     /// All numbers that come of a page, held against a node that has done nothing, and against itself.
     pub(in super::super) fn costs(text: &str) -> Vec<f64> {

@@ -2,15 +2,18 @@
 //! containers, whose images have no other program that could ask.
 
 use std::{
-    io::{self, Read as _, Write as _},
-    net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream, ToSocketAddrs as _},
+    io,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     time::Duration,
 };
 
 use clap::Args;
 
 use super::failure::{Failure, Outcome};
-use crate::config::{Config, StartArgs};
+use crate::{
+    config::{Config, StartArgs},
+    http::{self, Answer},
+};
 
 /// Bytes of the answer that are read: a line and what HTTP puts before it.
 const ANSWER_BYTES_MAX: u64 = 4096;
@@ -28,79 +31,49 @@ pub(super) struct Health {
 }
 
 impl Health {
-    pub(super) fn run(&self, timeout: Duration) -> Outcome {
+    pub(super) async fn run(&self, timeout: Duration) -> Outcome {
         let config = Config::load(&self.start, std::env::vars_os())?;
         let address = config.node.status_listen.to_string();
         let path = if self.ready { "/ready" } else { "/health" };
-        match ask(&address, path, timeout) {
-            Ok((200, _)) => Ok(()),
-            Ok((_, reason)) => Err(Failure::NobodyAnswers(format!("{address}: {reason}"))),
-            Err(error) => Err(Failure::NobodyAnswers(format!("{address}: {error}"))),
-        }
+        let answer = tokio::time::timeout(timeout, ask(&address, path)).await;
+        let reason = match answer {
+            Ok(Ok(answer)) if answer.code == 200 => return Ok(()),
+            Ok(Ok(answer)) => answer.text().trim().to_owned(),
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => format!("no answer within {}", humantime::format_duration(timeout)),
+        };
+        Err(Failure::NobodyAnswers(format!("{address}: {reason}")))
     }
 }
 
-/// Where a node that listens at `address` is reached from its own machine.
-fn reached_at(address: &str) -> io::Result<SocketAddr> {
-    let mut found = address.to_socket_addrs()?;
-    let mut address = found
+/// Asks a node that listens at `address` on this machine.
+async fn ask(address: &str, path: &str) -> io::Result<Answer> {
+    let mut found = tokio::net::lookup_host(address).await?;
+    let mut address: SocketAddr = found
         .next()
         .ok_or_else(|| io::Error::other("the name has no address"))?;
     if address.ip().is_unspecified() {
         address.set_ip(IpAddr::V4(Ipv4Addr::LOCALHOST));
     }
-    Ok(address)
-}
-
-/// Status code and text of the answer to one request.
-fn ask(address: &str, path: &str, timeout: Duration) -> io::Result<(u16, String)> {
-    let mut stream = TcpStream::connect_timeout(&reached_at(address)?, timeout)?;
-    stream.set_read_timeout(Some(timeout))?;
-    stream.set_write_timeout(Some(timeout))?;
-    // By version 1.0 the body comes in one piece, and the connection ends with it.
-    stream.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes())?;
-    let mut answer = Vec::new();
-    stream.take(ANSWER_BYTES_MAX).read_to_end(&mut answer)?;
-    let answer = String::from_utf8_lossy(&answer);
-    let code = answer.split(' ').nth(1).and_then(|code| code.parse().ok());
-    let code = code
-        .ok_or_else(|| io::Error::other("the answer is not HTTP; is this a node's status port?"))?;
-    let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
-    Ok((code, body.trim().to_owned()))
+    http::get(address, path, ANSWER_BYTES_MAX).await
 }
 
 #[cfg(test)]
 mod tests {
-    use std::{net::TcpListener, thread};
-
     use super::*;
 
-    /// What somebody is told who asks a server that answers like this.
-    fn told(answer: &'static str) -> io::Result<(u16, String)> {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let address = format!("0.0.0.0:{}", listener.local_addr().expect("bound").port());
-        let server = thread::spawn(move || {
-            let (mut stream, _) = listener.accept().expect("somebody asks");
-            let mut request = [0; 64];
-            let bytes = stream.read(&mut request).expect("a request");
-            stream
-                .write_all(answer.as_bytes())
-                .expect("the asker waits");
-            String::from_utf8_lossy(&request[..bytes]).into_owned()
-        });
-        let told = ask(&address, "/ready", Duration::from_secs(10));
-        assert!(server.join().expect("no panic").starts_with("GET /ready "));
-        told
-    }
-
-    #[test]
-    fn a_node_is_asked_at_its_own_machine_wherever_it_listens() {
-        let yes = told("HTTP/1.0 200 OK\r\nx: y\r\n\r\nready\n").expect("HTTP");
-        assert_eq!(yes, (200, "ready".to_owned()));
-        let no = told("HTTP/1.0 503 Service Unavailable\r\n\r\ndraining\n").expect("HTTP");
-        assert_eq!(no, (503, "draining".to_owned()));
-        for nonsense in ["", "\0\u{7f}", "SSH-2.0"] {
-            assert!(told(nonsense).is_err(), "{nonsense:?}");
+    #[tokio::test]
+    async fn a_node_is_asked_at_its_own_machine_wherever_it_listens() {
+        let pages = axum::Router::new().route("/ready", axum::routing::get(async || "ready\n"));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await;
+        let listener = listener.expect("a free port");
+        let port = listener.local_addr().expect("bound").port();
+        let server = tokio::spawn(async move { axum::serve(listener, pages).await });
+        for host in ["0.0.0.0", "127.0.0.1", "localhost"] {
+            let answer = ask(&format!("{host}:{port}"), "/ready").await;
+            let answer = answer.expect("it listens");
+            assert_eq!((answer.code, &*answer.text()), (200, "ready\n"), "{host}");
         }
+        server.abort();
     }
 }

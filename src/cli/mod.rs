@@ -3,6 +3,7 @@
 
 mod admin;
 mod bench;
+mod debug;
 mod demo;
 mod export;
 mod failure;
@@ -125,6 +126,9 @@ enum Command {
     /// Measure the cluster
     #[command(subcommand)]
     Bench(bench::Command),
+    /// What helps to hunt faults
+    #[command(subcommand)]
+    Debug(debug::Debug),
     /// Judge a recorded history: could a correct store have answered so?
     Verify(verify::Verify),
     /// The configuration of a node
@@ -245,7 +249,6 @@ fn run(cli: Cli) -> Outcome {
         Command::Config(config) => config.run(&mut out),
         Command::Verify(verify) => verify.run(&context, &mut out),
         Command::Version => version(&context, &mut out),
-        Command::Health(health) => health.run(context.global.timeout),
         Command::Start(args) => start::run(&args),
         Command::Demo(args) => demo::run(&args),
         command => runtime()?.block_on(ask(command, &context, &mut out)),
@@ -265,18 +268,19 @@ async fn ask(command: Command, context: &Context, out: &mut Out) -> Outcome {
         Command::Export(export) => export.run(context, out).await,
         Command::Init(init) => init.run(context, out).await,
         Command::Status => admin::status(context, out).await,
+        Command::Health(health) => health.run(context.global.timeout).await,
         Command::Node(admin::Node::Ls) => admin::list_nodes(context, out).await,
         Command::Shard(shards::Shard::Ls) => shards::list(context, out).await,
         Command::Shard(shards::Shard::Show(show)) => show.run(context, out).await,
         Command::Bench(bench) => bench.run(context, out).await,
+        Command::Debug(debug::Debug::Zip(zip)) => zip.run(context, out).await,
         Command::Completion { .. }
         | Command::Config(_)
-        | Command::Health(_)
         | Command::Verify(_)
         | Command::Version
         | Command::Start(_)
         | Command::Demo(_) => {
-            unreachable!("commands that ask no node are run before")
+            unreachable!("these are run before")
         }
     }
 }
@@ -354,6 +358,8 @@ mod tests {
             "verify f -w json",
             "verify - --search-steps 100 --search-memory 16",
             "completion zsh",
+            "debug zip",
+            "debug zip f.zip --status a:1,b:2 --log l --log m --keys",
         ] {
             if let Err(error) = parse(line) {
                 panic!("{line}: {error}");
@@ -388,6 +394,8 @@ mod tests {
             "--endpoints a:1,b:0 get k",
             "config check --port 7",
             "verify",
+            "debug",
+            "debug zip --status a",
             "verify f --search-memory 0",
             "frobnicate",
         ] {

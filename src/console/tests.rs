@@ -1,8 +1,7 @@
 //! The answers of the console, of nodes that stand side by side in one process.
 
 use std::{
-    io::{Read as _, Write as _},
-    net::{SocketAddr, TcpStream},
+    net::SocketAddr,
     sync::{
         OnceLock,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -22,6 +21,7 @@ use super::{
     shards::{Load, ReplicaRow},
     *,
 };
+use crate::http;
 
 const NODES: u64 = 3;
 
@@ -163,20 +163,9 @@ impl ConsoleSource for Node {
 
 /// Status code, headers and body of an answer.
 async fn get(address: SocketAddr, path: &str) -> (u16, String, String) {
-    let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
-    let exchange = move || {
-        let mut connection = TcpStream::connect(address).expect("connect");
-        connection.write_all(request.as_bytes()).expect("send");
-        let mut answer = String::new();
-        connection.read_to_string(&mut answer).expect("receive");
-        answer
-    };
-    let answer = tokio::task::spawn_blocking(exchange)
-        .await
-        .expect("an answer");
-    let (head, body) = answer.split_once("\r\n\r\n").expect("HTTP");
-    let code = head.split(' ').nth(1).and_then(|code| code.parse().ok());
-    (code.expect("a code"), head.to_lowercase(), body.to_owned())
+    let answer = http::get(address, path, u64::MAX).await.expect("an answer");
+    let body = answer.text().into_owned();
+    (answer.code, answer.head.to_lowercase(), body)
 }
 
 /// Three nodes that have so many shards, cut at `00000`, `00001` …

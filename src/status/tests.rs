@@ -1,11 +1,12 @@
 //! The status port over a real connection.
 
-use std::io::{Read as _, Write as _};
+use std::io::Write as _;
 use std::net::TcpStream;
 
 use tokio::sync::oneshot;
 
 use super::*;
+use crate::http;
 
 /// A node that has one shard, number 7, and is ready or not.
 struct Node {
@@ -91,30 +92,9 @@ async fn served(problem: Option<&str>) -> Served {
 impl Served {
     /// Status code and body of the answer to one request.
     async fn ask(&self, method: &str, path: &str, body: &str) -> (u16, String) {
-        let length = body.len();
-        let request = format!(
-            "{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}"
-        );
-        let mut connection = TcpStream::connect(self.address).expect("connect");
-        let exchange = move || {
-            connection.write_all(request.as_bytes()).expect("send");
-            let mut answer = String::new();
-            connection.read_to_string(&mut answer).expect("receive");
-            answer
-        };
-        let answer = tokio::task::spawn_blocking(exchange)
-            .await
-            .expect("an answer");
-        let code = answer
-            .split(' ')
-            .nth(1)
-            .and_then(|code| code.parse().ok())
-            .expect("status code");
-        let body = answer
-            .split_once("\r\n\r\n")
-            .map(|(_, body)| body.to_owned())
-            .expect("body");
-        (code, body)
+        let answer = http::ask(self.address, method, path, body, u64::MAX).await;
+        let answer = answer.expect("an answer");
+        (answer.code, answer.text().into_owned())
     }
 
     async fn get(&self, path: &str) -> (u16, String) {

@@ -12,9 +12,11 @@
 //! - [`places`]: nodes that move, folders that are somewhere else than they belong, the first leaders.
 //! - [`bench`]: loads of `flotilla bench`, and how they end.
 //! - [`start`]: what ends a node, and with which exit code.
+//! - [`debug`]: what goes into a report of a fault.
 //! - [`supervised`]: what systemd and health checks are told.
 
 mod bench;
+mod debug;
 mod disks;
 mod hostile;
 mod import;
