@@ -2,7 +2,6 @@
 //! that still can write its log can hand leaderships over, compact and recover by itself; one that cannot, has to stop.
 
 use std::io;
-use std::mem;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -67,9 +66,16 @@ pub struct DiskLow {
     pub reserve: Size,
 }
 
-/// Room beyond the reserve that no disk fills within [`ROOMY_INTERVAL`].
-const ROOMY: u64 = 16 << 30;
-const ROOMY_INTERVAL: Duration = Duration::from_secs(1);
+/// Bytes per second that no node fills its disk with.
+const FILLED_AT_MOST: u64 = 8 << 30;
+/// The pause between two looks where there is room enough.
+const PAUSE_MAX: Duration = Duration::from_secs(1);
+
+/// How long the next look can wait: so much `room` beyond the reserve is not filled meanwhile.
+fn pause(room: u64, interval: Duration) -> Duration {
+    let filled_in = Duration::from_millis(room.saturating_mul(1000) / FILLED_AT_MOST);
+    filled_in.clamp(interval, PAUSE_MAX.max(interval))
+}
 
 impl DiskWatch {
     /// Looks for the first time; when the answer to [`DiskWatch::check`] changes, that is noted among `events`.
@@ -132,18 +138,15 @@ impl DiskWatch {
         }
     }
 
-    /// Looks every `interval` for as long as the task lives, and less often while there is so much room that nothing could
-    /// fill it meanwhile.
+    /// Looks every `interval` for as long as the task lives, and less often where nothing could fill the room meanwhile.
     pub async fn watch(self: Arc<Self>, interval: Duration, metrics: Arc<Metrics>) {
         let mut reported = false;
-        let mut pause = interval;
         loop {
-            tokio::time::sleep(mem::replace(&mut pause, interval)).await;
+            let free = self.free.load(Ordering::Relaxed);
+            let room = free.saturating_sub(self.reserve.bytes());
+            tokio::time::sleep(pause(room, interval)).await;
             match self.look() {
                 Ok(Space { free, size }) => {
-                    if free > self.reserve.bytes().saturating_add(ROOMY) {
-                        pause = interval.max(ROOMY_INTERVAL);
-                    }
                     let gauge = |bytes| i64::try_from(bytes).unwrap_or(i64::MAX);
                     metrics.disk_free_bytes.set(gauge(free));
                     metrics.disk_size_bytes.set(gauge(size));
@@ -190,6 +193,25 @@ mod tests {
             message.contains("100B free, storage.disk_reserve = 400B"),
             "{message}"
         );
+    }
+
+    #[test]
+    fn the_more_room_there_is_the_less_often_it_is_looked_at() {
+        let interval = Duration::from_millis(100);
+        for (room, millis) in [
+            (0, 100),
+            (1 << 29, 100),
+            (2 << 30, 250),
+            (8 << 30, 1000),
+            (u64::MAX, 1000),
+        ] {
+            assert_eq!(
+                pause(room, interval),
+                Duration::from_millis(millis),
+                "{room}"
+            );
+        }
+        assert_eq!(pause(u64::MAX, PAUSE_MAX * 2), PAUSE_MAX * 2);
     }
 
     #[test]

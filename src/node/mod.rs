@@ -50,7 +50,8 @@ use crate::{
 };
 
 /// How often readiness and free disk space are looked at.
-const WATCH_INTERVAL: Duration = Duration::from_millis(200);
+/// A quarter of the usual election timeout, as that of [`stall::watch`]: so one awakening serves both.
+const WATCH_INTERVAL: Duration = Duration::from_millis(250);
 const DISK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Why a node did not start, or ended.
@@ -375,7 +376,10 @@ impl Shared {
     /// Keeps what the probes are told true, for as long as the task lives.
     async fn keep_ready(&self, front: &Front) {
         let mut last = None;
+        let mut looks = tokio::time::interval(WATCH_INTERVAL);
+        looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
         loop {
+            looks.tick().await;
             let now = self.first_problem().map_or(Ok(()), Err);
             if last.as_ref() != Some(&now) {
                 match &now {
@@ -392,7 +396,6 @@ impl Shared {
                 front.set_ready(now.clone()).await;
                 last = Some(now);
             }
-            tokio::time::sleep(WATCH_INTERVAL).await;
         }
     }
 }

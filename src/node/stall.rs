@@ -18,7 +18,7 @@ pub(super) async fn watch(shared: &Shared) {
     let config = &shared.config;
     let (bound, limit) = (config.raft.election_timeout, config.storage.stall_limit);
     let mut looks = tokio::time::interval(bound / LOOKS);
-    looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
     let mut stalled: Option<Duration> = None;
     loop {
         looks.tick().await;

@@ -348,6 +348,8 @@ pub(super) fn sst_options() -> &'static Options {
     static OPTIONS: LazyLock<Options> = LazyLock::new(|| {
         let mut options = Options::default();
         table_options(&mut options, None);
+        // The disk writes while more is received, and has little left to do when all must be durable.
+        options.set_bytes_per_sync(1 << 20);
         options
     });
     &OPTIONS

@@ -299,8 +299,12 @@ fn paced(
         |(shared, mut ready, progress)| async move {
             let chunk = ready.recv().await?;
             let bytes = chunk.encoded_len() as u64;
-            let turn = shared.senders.rate.lock().take(bytes, Instant::now());
-            sleep_until(turn).await;
+            let now = Instant::now();
+            let turn = shared.senders.rate.lock().take(bytes, now);
+            // A timer takes a millisecond even for a moment that has come, which would be a rate of its own.
+            if turn > now {
+                sleep_until(turn).await;
+            }
             shared.metrics.snapshot_sent_bytes.inc_by(bytes);
             progress.fetch_add(1, Ordering::Relaxed);
             Some((chunk, (shared, ready, progress)))
