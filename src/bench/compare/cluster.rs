@@ -101,7 +101,7 @@ impl Cluster {
     }
 
     /// Starts a process whose log lies beside its data. It does not get our Ctrl-C, and dies with us.
-    fn start(&mut self, program: &Path, arguments: &[String]) -> Result {
+    fn start(&mut self, program: &Path, arguments: &[String], settings: &[(&str, &str)]) -> Result {
         let log = self
             .folder
             .join(format!("node{}.log", self.processes.len()));
@@ -111,6 +111,7 @@ impl Cluster {
             .args(["--pdeathsig", "KILL"])
             .arg(program)
             .args(arguments)
+            .envs(settings.iter().copied())
             .process_group(0)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -121,8 +122,12 @@ impl Cluster {
         Ok(())
     }
 
-    /// Nodes of ours, from the binary that runs here.
-    pub(super) async fn flotilla(folder: &Path, shards: u32) -> Result<Self> {
+    /// Nodes of ours, from the binary that runs here, with these settings.
+    pub(super) async fn flotilla(
+        folder: &Path,
+        shards: u32,
+        settings: &[(&str, &str)],
+    ) -> Result<Self> {
         let binary = std::env::current_exe().map_err(Error::io("our own binary"))?;
         let mut cluster = Self::new(folder, false)?;
         cluster.addresses = free(2 * NODES)?;
@@ -140,7 +145,7 @@ impl Cluster {
                 "--join".to_owned(),
                 cluster.addresses.join(","),
             ];
-            cluster.start(&binary, &arguments)?;
+            cluster.start(&binary, &arguments, settings)?;
         }
         let admin = Admin::new(cluster.addresses.iter().cloned(), ASK_TIMEOUT)?;
         let init = v1::InitRequest {
@@ -191,7 +196,7 @@ impl Cluster {
                 .into_iter()
                 .flat_map(|(flag, value)| [flag.to_owned(), value]);
             let arguments: Vec<String> = own.chain(ETCD_FLAGS.map(str::to_owned)).collect();
-            cluster.start(Path::new("etcd"), &arguments)?;
+            cluster.start(Path::new("etcd"), &arguments, &[])?;
         }
         let addresses = cluster.addresses.clone();
         cluster

@@ -59,6 +59,8 @@ pub(crate) struct Measures {
     put_stream: Option<Run>,
     get: Option<Run>,
     get_stream: Option<Run>,
+    /// By lease.
+    get_lease: Option<Run>,
     one: Option<Run>,
     /// Operations per second.
     knee: Option<f64>,
@@ -283,22 +285,33 @@ impl Bout<'_> {
     async fn run(mut self) -> Result<Measures> {
         let Comparison { folder, shards, .. } = self.comparison;
         let ours = self.system == System::Flotilla;
-        if self.wants(&[
+        let mut here = vec![
             Row::Unary,
             Row::Stream,
             Row::Get,
             Row::GetStream,
             Row::One,
             Row::Half,
-        ]) {
+        ];
+        if !ours {
+            // Etcd's gets, that ours by lease are held against.
+            here.push(Row::GetLease);
+        }
+        if self.wants(&here) {
             let cluster = match self.system {
-                System::Flotilla => Cluster::flotilla(folder, *shards).await?,
+                System::Flotilla => Cluster::flotilla(folder, *shards, &[]).await?,
                 System::Etcd => Cluster::etcd(folder).await?,
             };
             self.on_one_cluster(&cluster, ours).await?;
         }
+        if ours && self.wants(&[Row::GetLease]) && !*self.stop.borrow() {
+            let leases = [("FLOTILLA_RAFT__LEASES", "true")];
+            let cluster = Cluster::flotilla(folder, *shards, &leases).await?;
+            let get = self.settings(&cluster, Kind::Get);
+            self.measures.get_lease = self.once("get, lease", get).await?;
+        }
         if ours && self.wants(&[Row::Flat]) && !*self.stop.borrow() {
-            let cluster = Cluster::flotilla(folder, FLAT_SHARDS).await?;
+            let cluster = Cluster::flotilla(folder, FLAT_SHARDS, &[]).await?;
             for active in FLAT_ACTIVE {
                 let mut settings = streamed(self.settings(&cluster, Kind::Put));
                 settings.shards = vec![active];
@@ -322,7 +335,11 @@ impl Bout<'_> {
             let settings = streamed(put.clone());
             self.measures.put_stream = self.once("put, stream", settings).await?;
         }
-        if self.wants(&[Row::Get, Row::GetStream]) {
+        let gets = match ours {
+            true => &[Row::Get, Row::GetStream][..],
+            false => &[Row::Get, Row::GetStream, Row::GetLease],
+        };
+        if self.wants(gets) {
             self.measures.get = self.once("get", get.clone()).await?;
         }
         if ours && self.wants(&[Row::GetStream]) {

@@ -15,11 +15,12 @@ const UNSTEADY: &str = "No round counts: it was interrupted, or disk or processo
 type Take = fn(&Measures) -> Option<Run>;
 
 /// What is shown of each run beside the ratios.
-const RUNS: [(&str, Take); 6] = [
+const RUNS: [(&str, Take); 7] = [
     ("put", |measures| measures.put),
     ("put, stream", |measures| measures.put_stream),
     ("get", |measures| measures.get),
     ("get, stream", |measures| measures.get_stream),
+    ("get, lease", |measures| measures.get_lease),
     ("put, one in flight", |measures| measures.one),
     ("put, half of the knee", |measures| measures.half),
 ];

@@ -17,6 +17,9 @@ pub(crate) enum Row {
     /// Linearizable gets on streams
     #[value(name = "getstream")]
     GetStream,
+    /// Gets by lease, one call each, 512 in flight; a cluster of its own
+    #[value(name = "getlease")]
+    GetLease,
     /// The knee, and the latency of puts at half of it
     Half,
     /// One put in flight
@@ -70,7 +73,7 @@ fn flat(round: &Round) -> Option<f64> {
     (*most > 256).then(|| ratio(Some(*widest), Some(best)))?
 }
 
-const LINES: [Line; 11] = [
+const LINES: [Line; 12] = [
     Line {
         row: Row::Unary,
         what: "puts per second, 512 in flight / etcd",
@@ -105,6 +108,17 @@ const LINES: [Line; 11] = [
         better: Better::Higher,
         must: 3.0,
         goal: 4.0,
+    },
+    Line {
+        row: Row::GetLease,
+        what: "linearizable gets per second, lease / etcd",
+        value: |round| {
+            let ours = round.flotilla.get_lease.map(|run| run.per_second);
+            ratio(ours, get(&round.etcd))
+        },
+        better: Better::Higher,
+        must: 4.0,
+        goal: 5.0,
     },
     Line {
         row: Row::GetStream,
