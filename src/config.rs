@@ -21,6 +21,7 @@ pub use keys::{Config, KEYS, Key, Ticks};
 pub use setting::{Address, LogFormat, LogLevel, Size};
 pub use source::{ConfigError, Fault, Named, Origin, Origins};
 
+use crate::tls::NodeFiles;
 use keys::SECTIONS;
 use setting::Shape;
 use source::Layers;
@@ -67,6 +68,37 @@ impl Config {
     /// The address that others reach this node at.
     pub fn advertised(&self) -> &Address {
         self.node.advertise.as_ref().unwrap_or(&self.node.listen)
+    }
+
+    /// Where other nodes connect.
+    pub fn peer_listen(&self) -> Address {
+        let next = || match self.node.listen.port() {
+            0 => 0,
+            port => port.saturating_add(1),
+        };
+        let default = || self.node.listen.with_port(next());
+        self.node.peer_listen.clone().unwrap_or_else(default)
+    }
+
+    /// The address that other nodes are told to connect to, if peers are listened for at this port.
+    pub fn peer_advertised(&self, port: u16) -> Address {
+        let default = || match (&self.node.advertise, &self.node.peer_listen) {
+            (Some(advertised), _) => advertised.with_port(port),
+            (None, Some(listen)) => listen.with_port(port),
+            (None, None) => self.node.listen.with_port(port),
+        };
+        self.node.peer_advertise.clone().unwrap_or_else(default)
+    }
+
+    /// The files of certificates, if there are any.
+    pub fn tls_files(&self) -> Option<NodeFiles> {
+        let security = &self.security;
+        Some(NodeFiles {
+            ca: security.ca.clone()?,
+            client_ca: security.client_ca.clone(),
+            cert: security.cert.clone()?,
+            key: security.key.clone()?,
+        })
     }
 
     /// The configuration as a file with a comment above each key: what it does, what a value looks like, the default,

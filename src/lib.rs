@@ -23,6 +23,7 @@ pub mod server;
 pub mod shutdown;
 pub mod status;
 pub mod storage;
+pub mod tls;
 pub mod transport;
 
 #[cfg(test)]

@@ -12,7 +12,15 @@ use std::{
 
 const TABLE: &str = include_str!("CATALOGUE.md");
 /// Kinds of rows, and how many there are of each.
-const ROWS: [(char, usize); 6] = [('R', 9), ('W', 9), ('M', 14), ('D', 11), ('N', 6), ('Q', 5)];
+const ROWS: [(char, usize); 7] = [
+    ('R', 9),
+    ('W', 9),
+    ('M', 14),
+    ('D', 11),
+    ('N', 6),
+    ('Q', 5),
+    ('S', 12),
+];
 /// Long enough for each kind of fault to come once.
 const CHAOS_MINUTES: &str = "3.5";
 const CHAOS_SEED: &str = "1";

@@ -120,6 +120,22 @@ const ROOMS: &[(&str, &[&str])] = &[
         "src/server",
         &["rocksdb", "crate::storage", "crate::cli"],
     ),
+    // Both ends of connections use it, and it knows neither.
+    (
+        "src/tls",
+        &[
+            "rocksdb",
+            "crate::storage",
+            "crate::transport",
+            "crate::runtime",
+            "crate::router",
+            "crate::server",
+            "crate::client",
+            "crate::node",
+            "crate::cli",
+            "crate::config",
+        ],
+    ),
     // A client library that anyone can use without the node.
     (
         "src/client",

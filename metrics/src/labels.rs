@@ -155,6 +155,44 @@ label! {
         Malformed = "malformed",
         /// This node does not belong to a cluster yet.
         NotInitialized = "not_initialized",
+        /// The other end's certificate is that of another node.
+        Certificate = "certificate",
+    }
+}
+
+label! {
+    /// A port of the node, by who connects there.
+    Port("port") {
+        /// `node.listen`.
+        Clients = "clients",
+        /// `node.peer_listen`.
+        Nodes = "nodes",
+    }
+}
+
+label! {
+    /// Why a connection was refused before it could ask anything.
+    ConnectionRefusal("reason") {
+        /// There were as many as the port takes.
+        Full = "full",
+        /// There were as many from its address as the port takes from one.
+        Address = "address",
+        /// It did not begin within the time.
+        Slow = "slow",
+        /// One end spoke TLS and the other did not, or a certificate was refused.
+        Tls = "tls",
+        /// It spoke something else than HTTP/2.
+        Protocol = "protocol",
+    }
+}
+
+label! {
+    /// What came of reading certificates again.
+    TlsReload("result") {
+        /// They are in use.
+        Done = "done",
+        /// Something was wrong with them; those from before stay in use.
+        Refused = "refused",
     }
 }
 

@@ -14,8 +14,9 @@ mod reference;
 
 pub use interval::Distribution;
 pub use labels::{
-    BusyReason, Confirmation, Database, DropReason, HandshakeRefusal, Label, Lane, Operation,
-    Outcome, Rank, RefusalReason, ScrubOutcome, ShardState, SnapshotOutcome, Stage,
+    BusyReason, Confirmation, ConnectionRefusal, Database, DropReason, HandshakeRefusal, Label,
+    Lane, Operation, Outcome, Port, Rank, RefusalReason, ScrubOutcome, ShardState, SnapshotOutcome,
+    Stage, TlsReload,
 };
 pub use prometheus::Error;
 
@@ -292,6 +293,17 @@ metrics! {
     handshakes_refused: By<Counter, HandshakeRefusal> = "flotilla_transport_handshakes_refused_total";
     /// Messages received that could not be understood.
     malformed_messages: Counter = "flotilla_transport_malformed_messages_total";
+
+    // Connections, and the certificates that they rest on.
+
+    /// Connections that are open, by port, those that have not begun included.
+    connections: By<Gauge, Port> = "flotilla_connection_open";
+    /// Connections that were refused before they could ask anything, by port and reason.
+    connections_refused: By2<Counter, Port, ConnectionRefusal> = "flotilla_connection_refused_total";
+    /// When this node's certificate ceases to be valid, in seconds since 1970; 0 if it has none.
+    certificate_expiry: Gauge = "flotilla_tls_certificate_expiry_timestamp_seconds";
+    /// Certificates that were read again because their files have changed, by what came of it.
+    tls_reloads: By<Counter, TlsReload> = "flotilla_tls_reloads_total";
 
     // Snapshots.
 

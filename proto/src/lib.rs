@@ -9,6 +9,18 @@
 /// `disk.proto` (folders and log entries).
 pub mod v1 {
     include!(concat!(env!("OUT_DIR"), "/flotilla.v1.rs"));
+
+    impl Node {
+        /// Where other nodes reach it.
+        #[must_use]
+        pub fn for_peers(&self) -> &str {
+            if self.peer_address.is_empty() {
+                &self.address
+            } else {
+                &self.peer_address
+            }
+        }
+    }
 }
 
 /// What a load generator asks of etcd, to be compared with it.

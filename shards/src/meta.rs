@@ -251,6 +251,7 @@ mod tests {
             MetaRow::Node(Node {
                 id: NodeId(0x1f),
                 address: "host:1".into(),
+                peer_address: String::new(),
                 status_address: "host:2".into(),
                 store: [9; 16],
             }),

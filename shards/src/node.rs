@@ -15,8 +15,10 @@ pub type StoreId = [u8; 16];
 pub struct Node {
     /// Given by the genesis.
     pub id: NodeId,
-    /// Where clients and peers reach it.
+    /// Where clients reach it.
     pub address: String,
+    /// Where other nodes reach it; empty: the same as `address`.
+    pub peer_address: String,
     /// Where its HTTP status server is; empty if it has none.
     pub status_address: String,
     /// Its data folder.
@@ -72,12 +74,18 @@ impl TryFrom<proto::Node> for Node {
             })
         };
         check("address", &message.address)?;
-        if !message.status_address.is_empty() {
-            check("status_address", &message.status_address)?;
+        for (field, address) in [
+            ("peer_address", &message.peer_address),
+            ("status_address", &message.status_address),
+        ] {
+            if !address.is_empty() {
+                check(field, address)?;
+            }
         }
         Ok(Self {
             id,
             address: message.address,
+            peer_address: message.peer_address,
             status_address: message.status_address,
             store: message.store_id[..]
                 .try_into()
@@ -94,6 +102,7 @@ impl From<&Node> for proto::Node {
         Self {
             node_id: node.id.0,
             address: node.address.clone(),
+            peer_address: node.peer_address.clone(),
             status_address: node.status_address.clone(),
             store_id: Bytes::copy_from_slice(&node.store),
         }
@@ -116,6 +125,7 @@ mod tests {
         let message = proto::Node {
             node_id: 3,
             address: "[::1]:7001".into(),
+            peer_address: "[::1]:7002".into(),
             status_address: String::new(),
             store_id: Bytes::from_static(&[7; 16]),
         };
@@ -134,6 +144,7 @@ mod tests {
         assert!(broken(&|m| m.address = "a\nb".into()).contains(r#""a\nb" is not"#));
         assert!(broken(&|m| m.address = format!("{}:1", "h".repeat(600))).len() < 200);
         assert!(broken(&|m| m.status_address = "x:y".into()).contains("status_address"));
+        assert!(broken(&|m| m.peer_address = "x".into()).contains("peer_address"));
         assert!(broken(&|m| m.store_id = Bytes::new()).contains("0 bytes"));
     }
 }

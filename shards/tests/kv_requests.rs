@@ -268,6 +268,7 @@ fn map() -> RangeMap {
         .map(|n| flotilla_proto::v1::Node {
             node_id: 0,
             address: format!("host:{n}"),
+            peer_address: String::new(),
             status_address: String::new(),
             store_id: Bytes::copy_from_slice(&[n; 16]),
         })

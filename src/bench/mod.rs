@@ -55,7 +55,7 @@ use self::{
     servers::Servers,
     target::{Etcd, Flotilla, Target},
 };
-use crate::client::{Client, Options};
+use crate::client::{Client, Options, stream::StreamOptions};
 
 /// How long the disk is measured, before and after.
 const DISK: Duration = Duration::from_secs(1);
@@ -94,6 +94,8 @@ pub(crate) enum Mode {
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
     pub(crate) address: Address,
+    /// How nodes of ours are connected to.
+    pub(crate) stream: StreamOptions,
     /// Processes of the target on this machine, by the address of their metrics.
     pub(crate) processes: BTreeMap<String, u32>,
     /// What was typed, for the report.
@@ -227,6 +229,7 @@ async fn connect(settings: &Settings) -> Result<Connected> {
     let options = Options {
         timeout: settings.timeout,
         max_in_flight: settings.cap.max(settings.clients as usize) + 1,
+        stream: settings.stream.clone(),
         ..Options::default()
     };
     let client = Client::connect(endpoints, options).await?;

@@ -12,7 +12,7 @@ use super::{
     failure::{Failure, Outcome},
     output::{Format, Out, talk},
 };
-use crate::client::{Admin, Error};
+use crate::client::Error;
 
 /// Arguments of `init`.
 #[derive(Debug, Args)]
@@ -127,7 +127,8 @@ pub(super) async fn status(context: &Context, out: &mut Out) -> Outcome {
             .filter(|address| answers.iter().all(|(asked, _)| asked != address))
             .collect();
         if !others.is_empty() {
-            let others = Admin::new(others, context.global.timeout.min(Duration::from_secs(3)))?;
+            let timeout = context.global.timeout.min(Duration::from_secs(3));
+            let others = context.admin_of(others, timeout)?;
             // An endpoint under another name (localhost, 127.0.0.1) is the node that has answered already.
             for (endpoint, answer) in others.status().await {
                 let twin = answer.as_ref().is_ok_and(|status| {

@@ -21,7 +21,8 @@ use crate::{
 };
 use flotilla_proto::v1::InitRequest;
 
-/// Distance between a node's port and that of its status server.
+/// Distances between a node's port and those for other nodes and of its status server.
+const PEER_PORT_OFFSET: u16 = 40;
 const STATUS_PORT_OFFSET: u16 = 80;
 /// How long a cluster that was just started may take until all shards can be asked.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
@@ -77,12 +78,18 @@ fn configs(args: &DemoArgs) -> Outcome<Vec<Config>> {
         let text = format!("127.0.0.1:{port}");
         Address::parse(&text).ok_or_else(|| Failure::Usage(format!("{text} is no address")))
     };
-    let ports = if args.base_port == 0 {
-        free_ports(args.nodes)?
+    let (ports, peer_ports) = if args.base_port == 0 {
+        let mut ports = free_ports(2 * args.nodes)?;
+        let peer_ports = ports.split_off(usize::from(args.nodes));
+        (ports, peer_ports)
     } else {
-        (0..args.nodes).map(|node| args.base_port + node).collect()
+        let from = |first| (first..first + args.nodes).collect();
+        (
+            from(args.base_port),
+            from(args.base_port + PEER_PORT_OFFSET),
+        )
     };
-    let join = ports
+    let join = peer_ports
         .iter()
         .map(|port| address(*port))
         .collect::<Result<Vec<_>, _>>()?;
@@ -90,6 +97,7 @@ fn configs(args: &DemoArgs) -> Outcome<Vec<Config>> {
         let mut config = Config::default();
         config.node.data = args.data.join(format!("node{}", number + 1));
         config.node.listen = address(*port)?;
+        config.node.peer_listen = Some(join[number].clone());
         config.node.status_listen = match args.base_port {
             0 => address(0)?,
             _ => address(port + STATUS_PORT_OFFSET)?,

@@ -108,6 +108,8 @@ impl Failure {
         use client::Error;
         Some(match self {
             Self::Client(error) => match error {
+                // It runs, and the message says what to do.
+                Error::Unreachable { reason, .. } if reason.contains("certificate") => return None,
                 Error::Unreachable { .. } => {
                     "is the node running? Name other nodes with --endpoints HOST:PORT,…"
                 }

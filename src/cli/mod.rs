@@ -3,6 +3,7 @@
 
 mod admin;
 mod bench;
+mod cert;
 mod debug;
 mod demo;
 mod export;
@@ -20,7 +21,7 @@ mod shards;
 mod start;
 mod verify;
 
-use std::{process, time::Duration};
+use std::{path::PathBuf, process, time::Duration};
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use clap_complete::Shell;
@@ -31,10 +32,11 @@ use self::{
     output::{Color, Format, Out, talk},
 };
 use crate::{
-    client::{self, Client, Options},
+    client::{self, Client, Options, stream::StreamOptions},
     config::{self, DemoArgs, StartArgs},
     escape,
     exit::ExitCode,
+    tls::{ClientFiles, ClientTls},
 };
 
 /// A fleet of Rafts: a sharded, strongly consistent key-value store.
@@ -89,6 +91,33 @@ struct Global {
     /// When to use colors
     #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
     color: Color,
+    /// Certificates of the authorities that nodes must have theirs from (PEM); with this, connections are TLS
+    #[arg(
+        id = "tls_ca",
+        long = "ca",
+        global = true,
+        value_name = "FILE",
+        env = "FLOTILLA_CA"
+    )]
+    ca: Option<PathBuf>,
+    /// The own certificate (PEM)
+    #[arg(
+        id = "tls_cert",
+        long = "cert",
+        global = true,
+        value_name = "FILE",
+        env = "FLOTILLA_CERT"
+    )]
+    cert: Option<PathBuf>,
+    /// Its private key (PEM)
+    #[arg(
+        id = "tls_key",
+        long = "key",
+        global = true,
+        value_name = "FILE",
+        env = "FLOTILLA_KEY"
+    )]
+    key: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -131,6 +160,9 @@ enum Command {
     Debug(debug::Debug),
     /// Judge a recorded history: could a correct store have answered so?
     Verify(verify::Verify),
+    /// Make the certificates of a cluster
+    #[command(subcommand)]
+    Cert(cert::Cert),
     /// The configuration of a node
     #[command(subcommand)]
     Config(Config),
@@ -153,11 +185,11 @@ enum Config {
 }
 
 impl Config {
-    fn run(&self, out: &mut Out) -> Outcome {
+    fn run(&self, global: &Global, out: &mut Out) -> Outcome {
         match self {
             Self::Default => out.bytes(config::Config::default().to_commented_toml().as_bytes()),
             Self::Check(start) => {
-                config::Config::load(start, std::env::vars_os())?;
+                config::Config::load(&start.certified(global), std::env::vars_os())?;
                 talk("the configuration is complete and free of contradictions");
                 Ok(())
             }
@@ -190,22 +222,72 @@ fn duration(text: &str) -> Result<Duration, String> {
 struct Context {
     global: Global,
     notation: Notation,
+    /// How nodes are connected to.
+    stream: StreamOptions,
+}
+
+impl Global {
+    /// How nodes are connected to: by TLS, if an authority is given.
+    fn stream(&self) -> Outcome<StreamOptions> {
+        let tls = match (&self.ca, &self.cert, &self.key) {
+            (None, None, None) => None,
+            (Some(ca), cert, key) if cert.is_some() == key.is_some() => {
+                let files = ClientFiles {
+                    ca: ca.clone(),
+                    pair: cert.clone().zip(key.clone()),
+                };
+                let loaded = ClientTls::load(files);
+                Some(loaded.map_err(|error| Failure::Usage(error.to_string()))?)
+            }
+            (None, ..) => {
+                let text = "--cert and --key are of no use without --ca, by which nodes are known";
+                return Err(Failure::Usage(text.to_owned()));
+            }
+            _ => {
+                return Err(Failure::Usage(
+                    "--cert and --key go together: give both".to_owned(),
+                ));
+            }
+        };
+        Ok(StreamOptions {
+            tls,
+            ..StreamOptions::default()
+        })
+    }
+}
+
+impl StartArgs {
+    /// With the certificates that the global flags name.
+    fn certified(&self, global: &Global) -> Self {
+        Self {
+            certificates: [global.ca.clone(), global.cert.clone(), global.key.clone()],
+            ..self.clone()
+        }
+    }
 }
 
 impl Context {
     async fn client(&self) -> Outcome<Client> {
         let options = Options {
             timeout: self.global.timeout,
+            stream: self.stream.clone(),
             ..Options::default()
         };
         Ok(Client::connect(&self.global.endpoints, options).await?)
     }
 
     fn admin(&self) -> Outcome<client::Admin> {
-        Ok(client::Admin::new(
-            &self.global.endpoints,
-            self.global.timeout,
-        )?)
+        self.admin_of(&self.global.endpoints, self.global.timeout)
+    }
+
+    /// The operators' side of other nodes than those that the user named.
+    fn admin_of(
+        &self,
+        endpoints: impl IntoIterator<Item = impl Into<String>>,
+        timeout: Duration,
+    ) -> Outcome<client::Admin> {
+        let admin = client::Admin::with_options(endpoints, timeout, &self.stream);
+        Ok(admin?)
     }
 
     fn read(&self, what: &str, text: &str) -> Outcome<bytes::Bytes> {
@@ -232,6 +314,18 @@ pub fn main() -> process::ExitCode {
 
 fn run(cli: Cli) -> Outcome {
     let context = Context {
+        stream: match &cli.command {
+            // They ask no node by gRPC, or run one, which reads the files itself.
+            Command::Start(_)
+            | Command::Demo(_)
+            | Command::Health(_)
+            | Command::Config(_)
+            | Command::Cert(_)
+            | Command::Verify(_)
+            | Command::Completion { .. }
+            | Command::Version => StreamOptions::default(),
+            _ => cli.global.stream()?,
+        },
         notation: if cli.global.hex {
             Notation::Hex
         } else {
@@ -246,10 +340,11 @@ fn run(cli: Cli) -> Outcome {
             clap_complete::generate(shell, &mut Cli::command(), "flotilla", &mut script);
             out.bytes(&script)
         }
-        Command::Config(config) => config.run(&mut out),
+        Command::Config(config) => config.run(&context.global, &mut out),
+        Command::Cert(cert) => cert.run(),
         Command::Verify(verify) => verify.run(&context, &mut out),
         Command::Version => version(&context, &mut out),
-        Command::Start(args) => start::run(&args),
+        Command::Start(args) => start::run(&args.certified(&context.global)),
         Command::Demo(args) => demo::run(&args),
         command => runtime()?.block_on(ask(command, &context, &mut out)),
     };
@@ -275,6 +370,7 @@ async fn ask(command: Command, context: &Context, out: &mut Out) -> Outcome {
         Command::Bench(bench) => bench.run(context, out).await,
         Command::Debug(debug::Debug::Zip(zip)) => zip.run(context, out).await,
         Command::Completion { .. }
+        | Command::Cert(_)
         | Command::Config(_)
         | Command::Verify(_)
         | Command::Version
@@ -355,6 +451,11 @@ mod tests {
             "bench put --transport batch --batch-ops 100",
             "bench fill --keys 7 --key-bytes 20",
             "config check --config f --listen 127.0.0.1:1",
+            "start --insecure --peer-listen 10.0.0.1:7 --ca a --cert c --key k",
+            "get k --ca a --cert c --key k",
+            "cert create-ca --dir d --days 10 --cluster 0123456789abcdef0123456789ABCDEF",
+            "cert create-node --id 1 --host a.example,10.0.0.1 --out o",
+            "cert create-client web-1@eu",
             "verify f -w json",
             "verify - --search-steps 100 --search-memory 16",
             "completion zsh",
@@ -393,6 +494,10 @@ mod tests {
             "--endpoints localhost get k",
             "--endpoints a:1,b:0 get k",
             "config check --port 7",
+            "cert create-node",
+            "cert create-node --id 0",
+            "cert create-client a/b",
+            "cert create-ca --cluster 01",
             "verify",
             "debug",
             "debug zip --status a",

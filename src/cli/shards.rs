@@ -13,7 +13,7 @@ use super::{
     failure::{Failure, Outcome},
     output::{Format, Out, talk},
 };
-use crate::client::{Admin, Error};
+use crate::client::Error;
 
 /// Commands about shards.
 #[derive(Debug, Subcommand)]
@@ -171,7 +171,8 @@ impl Show {
             .filter_map(|info| info.node)
             .map(|node| (node.node_id, node.address))
             .collect();
-        let answers = Admin::new(nodes.values(), context.global.timeout)?
+        let answers = context
+            .admin_of(nodes.values(), context.global.timeout)?
             .show_shard(which)
             .await;
         // Of all views of the descriptor the newest.
@@ -234,7 +235,8 @@ impl Show {
             .replicas
             .iter()
             .filter_map(|replica| nodes.get(&replica.node));
-        let answers = Admin::new(holders, context.global.timeout)?
+        let answers = context
+            .admin_of(holders, context.global.timeout)?
             .checksum(shard.shard)
             .await;
         let mut checksums = BTreeMap::new();

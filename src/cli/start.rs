@@ -1,6 +1,9 @@
 //! `start`: one node as a process of its own.
 
+use std::sync::Arc;
+
 use sd_notify::NotifyState;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{
     failure::{self, Failure, Outcome},
@@ -12,6 +15,7 @@ use crate::{
     logging::LogControl,
     node::{Node, NodeError},
     shutdown::{Lifecycle, Phase, Signals},
+    tls::NodeTls,
 };
 
 /// Runs a node until a signal or a fault ends it.
@@ -29,6 +33,7 @@ pub(super) fn run(args: &StartArgs) -> Outcome {
 
 async fn serve(config: Config, log: LogControl) -> Outcome {
     let signals = Signals::install().map_err(Failure::file("signal handlers"))?;
+    let hangups = signal(SignalKind::hangup()).map_err(Failure::file("signal handlers"))?;
     let node = Node::start(config, log).await.map_err(failed)?;
     tracing::info!(
         address = node.address(),
@@ -43,7 +48,18 @@ async fn serve(config: Config, log: LogControl) -> Outcome {
     tell_supervisor(NotifyState::Ready);
     let lifecycle = Lifecycle::default();
     tokio::spawn(signals.drive(lifecycle.clone()));
+    tokio::spawn(reload(hangups, node.certificates().cloned()));
     until_ended(vec![node], &lifecycle).await
+}
+
+/// Has certificates read again at every SIGHUP.
+async fn reload(mut hangups: Signal, certificates: Option<Arc<NodeTls>>) {
+    while hangups.recv().await.is_some() {
+        match &certificates {
+            Some(certificates) => certificates.want_reload(),
+            None => tracing::info!("SIGHUP: there are no certificates to read again"),
+        }
+    }
 }
 
 /// Waits for a signal, or for the first node that fails; then ends all nodes in order.

@@ -31,9 +31,20 @@ impl Admin {
         endpoints: impl IntoIterator<Item = impl Into<String>>,
         timeout: Duration,
     ) -> Result<Self> {
-        let options = StreamOptions::default();
+        Self::with_options(endpoints, timeout, &StreamOptions::default())
+    }
+
+    /// As [`Admin::new`], with connections of another kind.
+    ///
+    /// # Errors
+    /// As [`Admin::new`].
+    pub fn with_options(
+        endpoints: impl IntoIterator<Item = impl Into<String>>,
+        timeout: Duration,
+        options: &StreamOptions,
+    ) -> Result<Self> {
         let with_channel = |endpoint: String| {
-            let channel = stream::channel(&endpoint, &options)?;
+            let channel = stream::channel(&endpoint, options)?;
             Ok((endpoint, channel))
         };
         let endpoints: Vec<_> = endpoints

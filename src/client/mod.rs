@@ -333,6 +333,11 @@ impl Client {
         self.shared.routes.nodes().iter().cloned().collect()
     }
 
+    /// How it connects, for callers that make connections themselves.
+    pub(crate) fn stream_options(&self) -> &StreamOptions {
+        &self.shared.options.stream
+    }
+
     /// Where a request about `key` goes, for callers that make unary calls themselves.
     pub(crate) fn target(&self, key: &[u8]) -> Target {
         self.shared.routes.target(Place::Key(key))

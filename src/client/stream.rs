@@ -22,10 +22,13 @@ use tokio::{
     time::{Instant, MissedTickBehavior},
 };
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Streaming, transport::Endpoint};
+use tonic::Streaming;
 
 use super::error::{Error, Result, reason_of};
-use crate::answers::{Connection, Readable};
+use crate::{
+    answers::{Connection, Readable},
+    tls::{self, ClientTls},
+};
 
 /// Bounds of one message; a single larger request still travels, alone. The node's limit for a message must leave room
 /// for this plus one request of the greatest size.
@@ -53,6 +56,8 @@ pub struct StreamOptions {
     pub connect_timeout: Duration,
     /// After this time without a sign of life the node is pinged, and given as long again to answer.
     pub keepalive: Duration,
+    /// What is shown to nodes and demanded of them; none: plaintext.
+    pub tls: Option<ClientTls>,
 }
 
 impl Default for StreamOptions {
@@ -62,6 +67,7 @@ impl Default for StreamOptions {
             max_bytes: 64 << 20,
             connect_timeout: Duration::from_secs(2),
             keepalive: Duration::from_secs(3),
+            tls: None,
         }
     }
 }
@@ -127,7 +133,8 @@ pub(crate) fn channel(address: &str, options: &StreamOptions) -> Result<Connecti
     if !address.contains(':') {
         return Err(invalid(&"the port is missing"));
     }
-    let endpoint = Endpoint::from_shared(format!("http://{address}"))
+    let tls = options.tls.as_ref();
+    let endpoint = tls::client::endpoint(address, tls)
         .map_err(|error| invalid(&error))?
         .connect_timeout(options.connect_timeout)
         .http2_keep_alive_interval(options.keepalive)
@@ -136,7 +143,7 @@ pub(crate) fn channel(address: &str, options: &StreamOptions) -> Result<Connecti
         .initial_stream_window_size(4 << 20)
         .initial_connection_window_size(16 << 20)
         .tcp_nodelay(true);
-    Ok(Readable(endpoint.connect_lazy()))
+    Ok(Readable(tls::client::connect_lazy(&endpoint, tls)))
 }
 
 impl NodeStream {

@@ -14,18 +14,30 @@ pub struct StartArgs {
     /// Folder that holds everything the node keeps (node.data)
     #[arg(long, value_name = "DIR", value_parser = folder)]
     pub data: Option<PathBuf>,
-    /// Where clients and other nodes connect (node.listen)
+    /// Where clients connect (node.listen)
     #[arg(long, value_name = "ADDR")]
     pub listen: Option<Address>,
     /// The address that others are told to reach this node at (node.advertise)
     #[arg(long, value_name = "ADDR")]
     pub advertise: Option<Address>,
+    /// Where other nodes connect; without: the port after that of clients (node.peer_listen)
+    #[arg(long, value_name = "ADDR")]
+    pub peer_listen: Option<Address>,
+    /// The address that other nodes are told to connect to (node.peer_advertise)
+    #[arg(long, value_name = "ADDR")]
+    pub peer_advertise: Option<Address>,
     /// Where /metrics, /health, /ready and /status are served (node.status_listen)
     #[arg(long, value_name = "ADDR")]
     pub status_listen: Option<Address>,
-    /// Nodes that make up the cluster, separated by commas (node.join)
+    /// The addresses between nodes of all that make up the cluster, separated by commas (node.join)
     #[arg(long, value_name = "ADDR,ADDR,…", value_delimiter = ',')]
     pub join: Vec<Address>,
+    /// Plaintext, also where other machines can connect (security.insecure)
+    #[arg(long)]
+    pub insecure: bool,
+    /// The node's certificates: --ca, --cert and --key, which all commands have (security.ca, security.cert, security.key)
+    #[arg(skip)]
+    pub certificates: [Option<PathBuf>; 3],
     /// What is logged (log.level)
     #[arg(long, value_name = "LEVEL")]
     pub log_level: Option<LogLevel>,
@@ -43,6 +55,10 @@ impl StartArgs {
     /// Lays the flags over the other layers.
     pub(crate) fn overlay(&self, layers: &mut Layers) {
         let join = (!self.join.is_empty()).then(|| self.join.write());
+        let [ca, cert, key] = self
+            .certificates
+            .each_ref()
+            .map(|file| file.as_ref().map(Setting::write));
         let flags = [
             (
                 "node",
@@ -64,11 +80,32 @@ impl StartArgs {
             ),
             (
                 "node",
+                "peer_listen",
+                "--peer-listen",
+                self.peer_listen.as_ref().map(Setting::write),
+            ),
+            (
+                "node",
+                "peer_advertise",
+                "--peer-advertise",
+                self.peer_advertise.as_ref().map(Setting::write),
+            ),
+            (
+                "node",
                 "status_listen",
                 "--status-listen",
                 self.status_listen.as_ref().map(Setting::write),
             ),
             ("node", "join", "--join", join),
+            ("security", "ca", "--ca", ca),
+            ("security", "cert", "--cert", cert),
+            ("security", "key", "--key", key),
+            (
+                "security",
+                "insecure",
+                "--insecure",
+                self.insecure.then(|| true.write()),
+            ),
             (
                 "log",
                 "level",
@@ -102,7 +139,8 @@ pub struct DemoArgs {
     /// Folder that holds the nodes' data folders; a demo started again on it has its data
     #[arg(long, value_name = "DIR", default_value = "data/demo")]
     pub data: PathBuf,
-    /// Port of the first node; the others follow, and the status ports begin 80 above it. 0 takes free ones
+    /// Port of the first node; the others follow, those between nodes begin 40 above it and the status ports 80. 0 takes
+    /// free ones
     #[arg(long, value_name = "PORT", default_value_t = 7400, value_parser = clap::value_parser!(u16).range(0..=65_000))]
     pub base_port: u16,
     /// File of records (ndjson or csv) to import once the cluster is up

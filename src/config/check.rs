@@ -1,5 +1,6 @@
 //! Rules between settings. A contradiction stops the start; nothing is repaired silently.
 
+use super::setting::Address;
 use super::source::{Fault, Layers};
 
 // The relations of sizes are those of `flotilla_shards::limits`, where they are proved for the greatest values. They
@@ -116,25 +117,83 @@ impl Layers {
             memtable,
         );
 
-        let (listen, status) = (&c.node.listen, &c.node.status_listen);
-        let status_name = ("node", "status_listen");
+        let (listen, status, peers) = (&c.node.listen, &c.node.status_listen, c.peer_listen());
+        let (listen_name, status_name) = (("node", "listen"), ("node", "status_listen"));
+        // Who said where nodes connect.
+        let (peer_name, not_peers) = match &c.node.peer_listen {
+            Some(_) => (("node", "peer_listen"), "must not be the same as"),
+            None => (
+                listen_name,
+                "must not be the port for nodes, which is the one after that of",
+            ),
+        };
+        for (one, name, not, other, other_name) in [
+            (
+                status,
+                status_name,
+                "must not be the same as",
+                listen,
+                listen_name,
+            ),
+            (listen, listen_name, not_peers, &peers, peer_name),
+            (status, status_name, not_peers, &peers, peer_name),
+        ] {
+            rule(one.port() == 0 || one != other, name, not, other_name);
+        }
+        let advertise = &c.node.advertise;
+        let reachable = |told: Option<&Address>, at: &Address| {
+            told.map_or(!at.is_unspecified(), |told| !told.is_unspecified())
+        };
         rule(
-            listen.port() == 0 || listen != status,
-            status_name,
-            "must not be the same as",
-            ("node", "listen"),
-        );
-        let reachable = c
-            .node
-            .advertise
-            .as_ref()
-            .map_or(!listen.is_unspecified(), |a| !a.is_unspecified());
-        rule(
-            reachable,
+            reachable(advertise.as_ref(), listen),
             ("node", "advertise"),
             "must be an address at which other machines reach this one, because of",
-            ("node", "listen"),
+            listen_name,
         );
+        rule(
+            reachable(
+                c.node.peer_advertise.as_ref().or(advertise.as_ref()),
+                &peers,
+            ),
+            ("node", "peer_advertise"),
+            "must be an address at which other nodes reach this one, because of",
+            peer_name,
+        );
+
+        let files = [
+            ("ca", &c.security.ca),
+            ("cert", &c.security.cert),
+            ("key", &c.security.key),
+        ];
+        let given = files.iter().find(|(_, file)| file.is_some());
+        let missing = files.iter().find(|(_, file)| file.is_none());
+        let insecure = ("security", "insecure");
+        match (given, missing) {
+            (Some((given, _)), Some((missing, _))) => rule(
+                false,
+                ("security", given),
+                "is of no use without a file in",
+                ("security", missing),
+            ),
+            (Some(_), None) => rule(
+                !c.security.insecure,
+                insecure,
+                "makes no sense with certificates:",
+                ("security", "cert"),
+            ),
+            (None, _) => {
+                let own = c.node.peer_listen.as_ref().map(|peers| (peers, peer_name));
+                for (address, name) in own.into_iter().chain([(listen, listen_name)]) {
+                    rule(
+                        c.security.insecure || address.is_loopback(),
+                        name,
+                        "can be reached from other machines, which needs certificates in security.ca, security.cert and \
+                         security.key (`flotilla cert` makes them), or the word that plaintext is wanted (--insecure):",
+                        insecure,
+                    );
+                }
+            }
+        }
 
         let faults: Vec<Fault> = broken
             .into_iter()

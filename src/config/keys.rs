@@ -139,16 +139,21 @@ settings! {
     node: Node {
         /// Folder that holds everything the node keeps. One process at a time uses it.
         data: PathBuf = "data";
-        /// Where clients and other nodes connect (gRPC). Port 0 takes any free one.
+        /// Where clients connect (gRPC). Port 0 takes any free one.
         listen: Address = "127.0.0.1:7400";
-        /// The address that others are told to reach this node at; empty: the same as `listen`.
+        /// The address that clients and other nodes are told to reach this node at; empty: the same as `listen`.
         advertise: Option<Address> = "";
+        /// Where other nodes connect (gRPC); empty: the host of `listen` with the next port.
+        peer_listen: Option<Address> = "";
+        /// The address that other nodes are told to connect to; empty: the host of `advertise` with the port of `peer_listen`.
+        peer_advertise: Option<Address> = "";
         /// Where /metrics, /health, /ready and /status are served (HTTP).
         status_listen: Address = "127.0.0.1:7480";
         /// Whether other machines may do on the status port what changes or burdens the node: set the log level.
         /// Processes of this machine may in any case.
         status_remote_debug: bool = "false";
-        /// Nodes that make up the cluster when it is initialized; this node's own address may be among them.
+        /// The addresses between nodes (those of `peer_advertise`) of all that make up the cluster when it is initialized;
+        /// this node's own is among them.
         join: Vec<Address> = "";
         /// Threads that run shards; 0: one per core, at most 8.
         workers: usize = "0" in "0" ..= "256";
@@ -239,6 +244,36 @@ settings! {
         request_timeout: Duration = "5s" in "100ms" ..= "10m";
         /// The longest time that a client may ask for.
         request_timeout_max: Duration = "1m" in "100ms" ..= "1h";
+        /// Connections of clients, and as many of nodes; beyond, new ones are closed at once.
+        connections: usize = "4096" in "16" ..= "1000000";
+        /// Connections from one IP address, to each of the two ports.
+        connections_per_address: usize = "256" in "1" ..= "1000000";
+        /// Calls that a connection may have open at the same time, streams included; beyond, they wait at the client.
+        calls_per_connection: usize = "1024" in "1" ..= "65536";
+        /// Bytes of large requests that have not arrived in full, and as much again of large answers that clients do not take;
+        /// beyond, such requests and answers are refused as busy.
+        unfinished_bytes: Size = "256MiB" in "64MiB" ..= "64GiB";
+        /// How long a large request may take to arrive, and a large answer to be taken; then it ends, or its connection.
+        unfinished_timeout: Duration = "30s" in "1s" ..= "1h";
+        /// How long a new connection may take until TLS and HTTP/2 have begun.
+        handshake_timeout: Duration = "5s" in "100ms" ..= "1m";
+    }
+    /// Security: certificates, which `flotilla cert` makes. Without them connections are plaintext, which is refused where
+    /// other machines could connect, unless `insecure` says that it is wanted. Files that change are read again.
+    security: Security {
+        /// Certificates of the authorities that nodes' certificates come from (PEM).
+        ca: Option<PathBuf> = "";
+        /// This node's certificate, with those between it and the authority behind it (PEM).
+        cert: Option<PathBuf> = "";
+        /// Its private key (PEM).
+        key: Option<PathBuf> = "";
+        /// Certificates of the authorities that clients' certificates come from; empty: the same as `ca`.
+        client_ca: Option<PathBuf> = "";
+        /// Whether clients must show a certificate.
+        require_client_certificate: bool = "true";
+        /// Whether plaintext is wanted where other machines can connect: whoever reaches the ports can read and change
+        /// everything.
+        insecure: bool = "false";
     }
     /// Transport: the connections between nodes.
     transport: Transport {

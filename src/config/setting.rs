@@ -160,6 +160,22 @@ impl Setting for PathBuf {
     }
 }
 
+impl Setting for Option<PathBuf> {
+    const EXPECTED: &'static str = "a path, or \"\" for none";
+
+    fn read(text: &str) -> Option<Self> {
+        if text.is_empty() {
+            Some(None)
+        } else {
+            PathBuf::read(text).map(Some)
+        }
+    }
+
+    fn write(&self) -> String {
+        self.as_ref().map_or_else(String::new, Setting::write)
+    }
+}
+
 /// A `host:port`; the host is a name, an IPv4 address or an IPv6 address in brackets. Not resolved yet.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Address {
@@ -202,6 +218,20 @@ impl Address {
     /// The port; 0 means any free one.
     pub fn port(&self) -> u16 {
         self.port
+    }
+
+    /// The same host with another port.
+    pub fn with_port(&self, port: u16) -> Self {
+        Self {
+            text: format!("{}:{port}", self.host()),
+            port,
+        }
+    }
+
+    /// Whether only this machine can connect there.
+    pub fn is_loopback(&self) -> bool {
+        let host = self.host().trim_matches(['[', ']']);
+        host == "localhost" || (host.parse::<std::net::IpAddr>()).is_ok_and(|ip| ip.is_loopback())
     }
 
     /// Whether the host means "all interfaces", so that no other machine can use it to reach this one.
@@ -415,5 +445,17 @@ mod tests {
         let list = Vec::<Address>::read("a:1, b:2").expect("list");
         assert_eq!(list.write(), "a:1,b:2");
         assert!(Address::parse("[::]:1").is_some_and(|a| a.is_unspecified()));
+        for (address, own) in [
+            ("127.64.1.2:1", true),
+            ("[::1]:1", true),
+            ("localhost:1", true),
+            ("0.0.0.0:1", false),
+            ("[::]:1", false),
+            ("10.0.0.1:1", false),
+            ("localhost.example:1", false),
+        ] {
+            let address = Address::parse(address).expect("sound");
+            assert_eq!(address.is_loopback(), own, "{address}");
+        }
     }
 }

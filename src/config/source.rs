@@ -99,7 +99,10 @@ pub enum Fault {
         expected: String,
     },
     /// Two values that do not go together.
-    #[error("{} = {} ({}) {rule} {} = {} ({})", left.key, left.value, left.origin, right.key, right.value, right.origin)]
+    #[error(
+        "{} = {} ({}) {rule} {} = {} ({})", left.key, shown(&left.value), left.origin, right.key,
+        shown(&right.value), right.origin
+    )]
     Contradiction {
         /// The one.
         left: Named,

@@ -213,6 +213,33 @@ fn contradictions_name_both_values_and_where_they_came_from() {
             "[node]\nlisten = \"0.0.0.0:7400\"",
             ["node.advertise", "node.listen = 0.0.0.0:7400"],
         ),
+        (
+            "[node]\nlisten = \"0.0.0.0:7400\"\nadvertise = \"a:1\"",
+            ["node.listen = 0.0.0.0:7400", "--insecure"],
+        ),
+        (
+            "[node]\npeer_listen = \"0.0.0.0:7400\"",
+            ["node.peer_advertise", "node.peer_listen = 0.0.0.0:7400"],
+        ),
+        (
+            "[node]\npeer_listen = \"10.0.0.1:7400\"",
+            ["node.peer_listen = 10.0.0.1:7400", "security.key"],
+        ),
+        (
+            "[node]\nstatus_listen = \"127.0.0.1:7401\"",
+            [
+                "node.status_listen",
+                "after that of node.listen = 127.0.0.1:7400",
+            ],
+        ),
+        (
+            "[security]\nca = \"a\"\nkey = \"b\"",
+            ["security.ca = a", "security.cert = "],
+        ),
+        (
+            "[security]\nca = \"a\"\nkey = \"b\"\ncert = \"c\"\ninsecure = true",
+            ["security.insecure = true", "security.cert = c"],
+        ),
     ] {
         let faults = refusal(text);
         assert!(
@@ -222,6 +249,43 @@ fn contradictions_name_both_values_and_where_they_came_from() {
             "{text}: {faults:?}"
         );
     }
+}
+
+#[test]
+fn addresses_between_nodes_follow_those_of_clients() {
+    let config =
+        |text: &str| Config::from_toml(Path::new("flotilla.toml"), text).expect("configuration");
+    let both = |text: &str| {
+        let config = config(text);
+        let listen = config.peer_listen();
+        (
+            listen.to_string(),
+            config.peer_advertised(listen.port()).to_string(),
+        )
+    };
+    let pair = |listen: &str, advertised: &str| (listen.to_owned(), advertised.to_owned());
+    assert_eq!(both(""), pair("127.0.0.1:7401", "127.0.0.1:7401"));
+    let insecure = "[security]\ninsecure = true\n[node]\n";
+    assert_eq!(
+        both(&format!(
+            "{insecure}listen = \"0.0.0.0:7400\"\nadvertise = \"a:80\""
+        )),
+        pair("0.0.0.0:7401", "a:7401")
+    );
+    assert_eq!(
+        both(&format!(
+            "{insecure}peer_listen = \"10.0.0.1:9\"\nlisten = \"10.0.0.1:7400\""
+        )),
+        pair("10.0.0.1:9", "10.0.0.1:9")
+    );
+    assert_eq!(
+        both("[node]\npeer_advertise = \"p:1\""),
+        pair("127.0.0.1:7401", "p:1")
+    );
+    // Any free port, which is known when it is listened at.
+    let any = config("[node]\nlisten = \"127.0.0.1:0\"");
+    assert_eq!(any.peer_listen().port(), 0);
+    assert_eq!(any.peer_advertised(5).to_string(), "127.0.0.1:5");
 }
 
 #[test]

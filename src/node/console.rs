@@ -232,7 +232,9 @@ impl ConsoleSource for Source {
                 pages.ok_or("the node is going down")?.page(path).await
             } else {
                 let known = running.router.node(node).ok_or("the node is not known")?;
-                bootstrap::page_of(&known.address, path).await?
+                let tls = self.shared.tls.as_ref();
+                let tls = tls.map(|tls| tls.outgoing().expecting(node));
+                bootstrap::page_of(known.for_peers(), path, tls.as_ref()).await?
             };
             match page.code {
                 200 => Ok(page.body),

@@ -31,7 +31,10 @@ use crate::{
         Busy, Reply, Runtime, RuntimeOptions, ShardRequest, Workers,
         applier::{Applier, ApplierLimits},
     },
-    server::{RuntimeHandle, ServiceOptions, Services, forward::NodeStreams, trace::RequestIds},
+    server::{
+        RuntimeHandle, ServiceOptions, Services, forward::NodeStreams, services::LONG_READS,
+        trace::RequestIds,
+    },
     storage::{RocksLogReader, RocksState, StorageWriter},
     transport::{LocalNode, Transport, TransportOptions},
 };
@@ -92,6 +95,7 @@ impl Running {
             node_id: node,
             store_id: identity.store_id.clone(),
             address: shared.address.clone(),
+            peer_address: shared.peer_address.clone(),
             status_address: shared.status_address.clone(),
             leases: config.raft.leases.then_some(proto::LeaseClock {
                 tick_ns: ticks.tick.as_nanos().try_into().unwrap_or(u64::MAX),
@@ -103,6 +107,7 @@ impl Running {
         router.update_node(proto::Node {
             node_id: node.0,
             address: shared.address.clone(),
+            peer_address: shared.peer_address.clone(),
             status_address: shared.status_address.clone(),
             store_id: identity.store_id,
         });
@@ -114,10 +119,14 @@ impl Running {
             events: Arc::clone(&shared.events),
             heard: Heard::default(),
         };
+        let tls = shared.tls.as_ref().map(|tls| tls.outgoing());
         let transport = Transport::start(
             local,
             nodes,
-            transport_options(config),
+            TransportOptions {
+                tls: tls.clone(),
+                ..transport_options(config)
+            },
             Arc::new(inwards),
             Arc::clone(metrics),
         );
@@ -188,7 +197,7 @@ impl Running {
                 state: Arc::clone(&stores.state),
                 fatal: fatal.clone(),
             }),
-            forward: Arc::new(NodeStreams::default()),
+            forward: Arc::new(NodeStreams::new(tls)),
             transport: transport.clone(),
             limits: (&config.limits).into(),
             options: ServiceOptions {
@@ -199,6 +208,7 @@ impl Running {
             },
             metrics: Arc::clone(metrics),
             requests: AtomicUsize::new(0),
+            long_reads: tokio::sync::Semaphore::new(LONG_READS),
             slow: Arc::clone(&shared.slow),
             request_ids: RequestIds::default(),
             gate: gate.clone(),

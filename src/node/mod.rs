@@ -23,7 +23,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use flotilla_metrics::Metrics;
+use bytes::Bytes;
+use flotilla_metrics::{Metrics, Port};
 use flotilla_proto::v1 as proto;
 use flotilla_shards::{
     genesis::Genesis,
@@ -42,11 +43,17 @@ use crate::{
     exit::ExitCode,
     logging::LogControl,
     runtime,
-    server::{self, Front, ServerOptions, bootstrap::ClusterBootstrap, slow::SlowRequests},
+    server::{
+        self, Doors, Front, ServerOptions,
+        bootstrap::ClusterBootstrap,
+        door::{Door, DoorOptions},
+        slow::SlowRequests,
+    },
     shutdown::Gate,
     status,
     storage::{self, OpenError, StorageError, StorageOptions, Stores},
-    transport::PROTOCOL,
+    tls::{ClientTls, NodeTls, TlsError},
+    transport::{PROTOCOL, handshake::short_hex},
 };
 
 /// How often readiness and free disk space are looked at.
@@ -116,6 +123,27 @@ pub enum NodeError {
         /// What the system said.
         error: io::Error,
     },
+    /// Its certificates can't be used.
+    #[error(transparent)]
+    Tls(TlsError),
+    /// The certificate is not that of the node whose data it is.
+    #[error(
+        "the certificate in security.cert names node {certified} of cluster {cluster}, but {} is the data folder of node \
+         {node} of cluster {ours}: give the node its own certificate (`flotilla cert create-node --id {node}`; the authority \
+         must be made for the cluster: `create-ca --cluster {ours}`)", .data.display()
+    )]
+    Certificate {
+        /// The data folder.
+        data: PathBuf,
+        /// The node that the certificate names.
+        certified: u64,
+        /// And its cluster.
+        cluster: String,
+        /// The node whose folder it is.
+        node: u64,
+        /// And its cluster.
+        ours: String,
+    },
     /// The stored genesis makes no sense.
     #[error("the data folder's record of its cluster is damaged: {0}")]
     Genesis(String),
@@ -146,6 +174,7 @@ impl NodeError {
             | Self::Outdated { .. }
             | Self::Fatal(FatalError::Outdated(_)) => ExitCode::ForeignData,
             Self::Listen { .. } => ExitCode::Address,
+            Self::Tls(_) | Self::Certificate { .. } => ExitCode::Usage,
             Self::Genesis(_)
             | Self::Start(runtime::StartError::Open(_))
             | Self::Fatal(FatalError::Shard { .. }) => ExitCode::Corruption,
@@ -171,7 +200,10 @@ struct Shared {
     running: OnceLock<Running>,
     census: Census,
     draining: watch::Sender<bool>,
+    /// Certificates, if the node has any.
+    tls: Option<Arc<NodeTls>>,
     address: String,
+    peer_address: String,
     status_address: String,
     started: Instant,
 }
@@ -191,25 +223,47 @@ impl Node {
     /// See [`NodeError`].
     pub async fn start(config: Config, log: LogControl) -> Result<Self, NodeError> {
         let metrics = Arc::new(Metrics::new().map_err(NodeError::Metrics)?);
+        let tls = match config.tls_files() {
+            Some(files) => {
+                let open = !config.security.require_client_certificate;
+                let tls = NodeTls::load(files, open).map_err(NodeError::Tls)?;
+                Some(Arc::new(tls))
+            }
+            None => None,
+        };
         let stores = {
             let (data, options) = (config.node.data.clone(), storage_options(&config));
             blocking(move || storage::open(&data, &options)).await
         };
         let stores = stores.map_err(NodeError::Open)?;
-        neighbours::check(&config, &stores).await?;
+        check_certificate(&config, &stores, tls.as_deref())?;
+        let outgoing = tls.as_ref().map(|tls| tls.outgoing());
+        neighbours::check(&config, &stores, outgoing.as_ref()).await?;
         let reserve = config.storage.disk_reserve;
         let events = Arc::new(Events::default());
         let disk = DiskWatch::new(&config.node.data, reserve, Arc::clone(&events))
             .map_err(NodeError::Disk)?;
         let slow = SlowRequests::new(config.log.slow_request, config.log.slow_request_keys);
         let listener = listen(&config.node.listen, "node.listen").await?;
+        let peer_listen = config.peer_listen();
+        let peer_listener = listen(&peer_listen, "node.peer_listen").await?;
         let status_listener = listen(&config.node.status_listen, "node.status_listen").await?;
+        let peer_port = peer_listener
+            .local_addr()
+            .map_or(peer_listen.port(), |at| at.port());
         let address = match &config.node.advertise {
             Some(address) => address.to_string(),
             None => bound(&config.node.listen, &listener),
         };
+        if tls.is_none() && config.security.insecure {
+            tracing::warn!(
+                "security.insecure: connections are plaintext; whoever reaches the ports can read and change everything"
+            );
+        }
         let shared = Arc::new(Shared {
+            tls,
             address,
+            peer_address: config.peer_advertised(peer_port).to_string(),
             status_address: bound(&config.node.status_listen, &status_listener),
             config: Arc::new(config),
             stores,
@@ -237,11 +291,17 @@ impl Node {
             stop: watch::Sender::new(false),
             tasks: Vec::new(),
         };
-        node.serve(listener, status_listener, log);
+        node.serve(listener, peer_listener, status_listener, log);
         Ok(node)
     }
 
-    fn serve(&mut self, listener: TcpListener, status_listener: TcpListener, log: LogControl) {
+    fn serve(
+        &mut self,
+        listener: TcpListener,
+        peer_listener: TcpListener,
+        status_listener: TcpListener,
+        log: LogControl,
+    ) {
         let stopped = |stop: &watch::Sender<bool>| {
             let mut stop = stop.subscribe();
             async move {
@@ -250,12 +310,27 @@ impl Node {
             }
         };
         let shared = &self.shared;
-        let grpc = server::serve(
-            Arc::clone(&self.front),
-            listener,
-            ServerOptions::default(),
-            stopped(&self.stop),
-        );
+        let limits = &shared.config.limits;
+        let door = |listener, port| {
+            let options = DoorOptions {
+                connections: limits.connections,
+                connections_per_address: limits.connections_per_address,
+                handshake_timeout: limits.handshake_timeout,
+            };
+            let (tls, metrics) = (shared.tls.clone(), Arc::clone(&shared.metrics));
+            Door::new(listener, port, tls, options, metrics)
+        };
+        let doors = Doors {
+            clients: door(listener, Port::Clients),
+            nodes: door(peer_listener, Port::Nodes),
+        };
+        let options = ServerOptions {
+            calls_per_connection: u32::try_from(limits.calls_per_connection).unwrap_or(u32::MAX),
+            unfinished_bytes: limits.unfinished_bytes.len(),
+            unfinished_timeout: limits.unfinished_timeout,
+            ..ServerOptions::default()
+        };
+        let grpc = server::serve(Arc::clone(&self.front), doors, options, stopped(&self.stop));
         let source = Arc::new(report::Source {
             shared: Arc::clone(shared),
         });
@@ -286,15 +361,28 @@ impl Node {
                 () = census::watch(&watching) => {}
                 () = scrub::watch(&watching) => {}
                 () = watching.find_moved() => {}
+                () = watching.keep_certificates() => {}
                 () = stop => {}
             }
         }));
     }
 
-    /// Where clients and nodes reach it.
+    /// Where clients reach it.
     #[must_use]
     pub fn address(&self) -> &str {
         &self.shared.address
+    }
+
+    /// Where other nodes reach it.
+    #[must_use]
+    pub fn peer_address(&self) -> &str {
+        &self.shared.peer_address
+    }
+
+    /// Its certificates, if it has any.
+    #[must_use]
+    pub fn certificates(&self) -> Option<&Arc<NodeTls>> {
+        self.shared.tls.as_ref()
     }
 
     /// Where its status is served.
@@ -373,6 +461,14 @@ impl Shared {
         Ok(())
     }
 
+    /// Keeps the certificates up to date with their files, for as long as the task lives.
+    async fn keep_certificates(&self) {
+        match &self.tls {
+            Some(tls) => tls.watch(&self.metrics).await,
+            None => std::future::pending().await,
+        }
+    }
+
     /// Keeps what the probes are told true, for as long as the task lives.
     async fn keep_ready(&self, front: &Front) {
         let mut last = None;
@@ -406,14 +502,19 @@ struct Bootstrap(Arc<Shared>);
 impl ClusterBootstrap for Bootstrap {
     fn identity(&self) -> proto::IdentifyResponse {
         let identity = self.0.stores.identity();
+        let certified = self.0.tls.as_ref().map(|tls| tls.name());
         proto::IdentifyResponse {
             store_id: identity.store_id,
             address: self.0.address.clone(),
+            peer_address: self.0.peer_address.clone(),
             status_address: self.0.status_address.clone(),
             genesis: identity.genesis,
             node_id: identity.node_id,
             protocol: PROTOCOL,
             seen: None,
+            certified_node: certified.map_or(0, |(_, node)| node.0),
+            certified_cluster: certified
+                .map_or_else(Bytes::new, |(cluster, _)| cluster.to_vec().into()),
         }
     }
 
@@ -424,6 +525,10 @@ impl ClusterBootstrap for Bootstrap {
     fn join(&self) -> Vec<String> {
         let join = self.0.config.node.join.iter();
         join.map(Address::to_string).collect()
+    }
+
+    fn tls(&self) -> Option<ClientTls> {
+        self.0.tls.as_ref().map(|tls| tls.outgoing())
     }
 
     fn adopt(&self, genesis: Genesis, node: NodeId) -> BoxFuture<'_, Result<(), String>> {
@@ -439,6 +544,29 @@ impl ClusterBootstrap for Bootstrap {
             run.map_err(|error| error.to_string())
         })
     }
+}
+
+/// Whether the certificate is that of the node whose data it is.
+fn check_certificate(
+    config: &Config,
+    stores: &Stores,
+    tls: Option<&NodeTls>,
+) -> Result<(), NodeError> {
+    let identity = stores.identity();
+    let (Some(tls), Some(genesis)) = (tls, identity.genesis) else {
+        return Ok(());
+    };
+    let (cluster, certified) = tls.name();
+    if (&cluster[..], certified.0) == (&genesis.cluster_id[..], identity.node_id) {
+        return Ok(());
+    }
+    Err(NodeError::Certificate {
+        data: config.node.data.clone(),
+        certified: certified.0,
+        cluster: short_hex(&cluster),
+        node: identity.node_id,
+        ours: short_hex(&genesis.cluster_id),
+    })
 }
 
 fn storage_options(config: &Config) -> StorageOptions {

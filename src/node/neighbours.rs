@@ -10,7 +10,7 @@ use tokio::time::{sleep, timeout};
 
 use super::{NodeError, Shared, engine::Running};
 use crate::{
-    config::Config, server::bootstrap::identify_one, storage::Stores,
+    config::Config, server::bootstrap::identify_one, storage::Stores, tls::ClientTls,
     transport::handshake::short_hex,
 };
 
@@ -25,9 +25,10 @@ async fn ask(
     addresses: BTreeSet<String>,
     asker: NodeId,
     patience: Duration,
+    tls: Option<&ClientTls>,
 ) -> Vec<(String, proto::IdentifyResponse)> {
     let asked = addresses.into_iter().map(|address| async move {
-        let answer = timeout(patience, identify_one(&address, asker)).await;
+        let answer = timeout(patience, identify_one(&address, asker, tls)).await;
         answer.ok()?.ok().map(|answer| (address, answer))
     });
     join_all(asked).await.into_iter().flatten().collect()
@@ -37,7 +38,11 @@ async fn ask(
 ///
 /// # Errors
 /// A neighbour belongs to another cluster, runs on a copy of this folder, or has seen it further than it is.
-pub(super) async fn check(config: &Config, stores: &Stores) -> Result<(), NodeError> {
+pub(super) async fn check(
+    config: &Config,
+    stores: &Stores,
+    tls: Option<&ClientTls>,
+) -> Result<(), NodeError> {
     let identity = stores.identity();
     let Some(genesis) = &identity.genesis else {
         return Ok(());
@@ -45,9 +50,10 @@ pub(super) async fn check(config: &Config, stores: &Stores) -> Result<(), NodeEr
     let mut addresses: BTreeSet<String> =
         config.node.join.iter().map(ToString::to_string).collect();
     let others = (genesis.nodes.iter()).filter(|node| node.node_id != identity.node_id);
-    addresses.extend(others.map(|node| node.address.clone()));
+    addresses.extend(others.map(|node| node.for_peers().to_owned()));
     let lineage = stores.log.marks().lineage();
-    for (address, answer) in ask(addresses, NodeId(identity.node_id), START_PATIENCE).await {
+    let asker = NodeId(identity.node_id);
+    for (address, answer) in ask(addresses, asker, START_PATIENCE, tls).await {
         if answer.store_id == identity.store_id {
             return Err(NodeError::Twin {
                 data: config.node.data.clone(),
@@ -92,21 +98,24 @@ impl Shared {
             let all_reached = nodes
                 .keys()
                 .all(|node| running.transport.is_reachable(*node));
-            let known: BTreeSet<&String> = nodes.values().map(|node| &node.address).collect();
+            let known: BTreeSet<&str> = nodes.values().map(|node| node.for_peers()).collect();
             let join = self.config.node.join.iter().map(ToString::to_string);
             let unknown: BTreeSet<String> =
-                join.filter(|address| !known.contains(address)).collect();
+                join.filter(|address| !known.contains(&**address)).collect();
             if all_reached || unknown.is_empty() {
                 continue;
             }
             let identity = self.stores.identity();
             let cluster = identity.genesis.map(|genesis| genesis.cluster_id);
-            for (_, answer) in ask(unknown, NodeId(identity.node_id), LOOK_INTERVAL).await {
+            let asker = NodeId(identity.node_id);
+            let tls = self.tls.as_ref().map(|tls| tls.outgoing());
+            for (_, answer) in ask(unknown, asker, LOOK_INTERVAL, tls.as_ref()).await {
                 let same = answer.genesis.map(|genesis| genesis.cluster_id) == cluster;
                 let found = nodes.get(&NodeId(answer.node_id)).filter(|_| same);
                 if let Some(found) = found.filter(|found| found.store_id == answer.store_id) {
                     running.take_address(proto::Node {
                         address: answer.address,
+                        peer_address: answer.peer_address,
                         status_address: answer.status_address,
                         ..(**found).clone()
                     });

@@ -12,7 +12,11 @@ use flotilla_shards::{descriptor::Descriptor, ids::ShardId};
 use tokio::time::sleep;
 
 use super::{Shared, engine::Running};
-use crate::{client::Admin, events::Event};
+use crate::{
+    client::{Admin, stream::StreamOptions},
+    events::Event,
+    tls::ClientTls,
+};
 
 /// How long a node may take to read a shard.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -61,6 +65,7 @@ fn led(running: &Running) -> Vec<ShardId> {
 }
 
 async fn compare(shared: &Shared, running: &Running, shard: ShardId) -> ScrubOutcome {
+    let tls = shared.tls.as_ref().map(|tls| tls.outgoing());
     for attempt in 0..TRIES {
         if attempt > 0 {
             sleep(PAUSE).await;
@@ -68,7 +73,7 @@ async fn compare(shared: &Shared, running: &Running, shard: ShardId) -> ScrubOut
         let Ok(route) = running.router.by_id(shard) else {
             return ScrubOutcome::Skipped;
         };
-        let sums = checksums(running, &route.descriptor).await;
+        let sums = checksums(running, tls.as_ref(), &route.descriptor).await;
         match judge(&sums) {
             ScrubOutcome::Skipped => {}
             ScrubOutcome::Same => return ScrubOutcome::Same,
@@ -88,11 +93,19 @@ async fn compare(shared: &Shared, running: &Running, shard: ShardId) -> ScrubOut
 type Sum = (String, proto::ChecksumResponse);
 
 /// Of all replicas that answer.
-async fn checksums(running: &Running, descriptor: &Descriptor) -> Vec<Sum> {
+async fn checksums(
+    running: &Running,
+    tls: Option<&ClientTls>,
+    descriptor: &Descriptor,
+) -> Vec<Sum> {
     let nodes = descriptor.replicas.iter();
     let nodes = nodes.filter_map(|replica| running.router.node(replica.node));
     let addresses: Vec<String> = nodes.map(|node| node.address.clone()).collect();
-    let Ok(admin) = Admin::new(addresses, PATIENCE) else {
+    let options = StreamOptions {
+        tls: tls.cloned(),
+        ..StreamOptions::default()
+    };
+    let Ok(admin) = Admin::with_options(addresses, PATIENCE, &options) else {
         return Vec::new();
     };
     let answers = admin.checksum(descriptor.shard.0).await;

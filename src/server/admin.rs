@@ -59,7 +59,10 @@ impl admin_server::Admin for AdminService {
         let _one_at_a_time = self.0.initializing().lock().await;
         let (own, join) = (self.0.bootstrap().identity(), self.0.bootstrap().join());
         // On a task of its own: an operator who gives up half way does not leave half a cluster behind.
-        let init = tokio::spawn(bootstrap::init(own, join, request.into_inner()));
+        let tls = self.0.bootstrap().tls();
+        let init = tokio::spawn(async move {
+            bootstrap::init(own, join, request.into_inner(), tls.as_ref()).await
+        });
         let answer = init
             .await
             .map_err(|error| Status::internal(format!("init broke off: {error}")))??;

@@ -6,11 +6,7 @@
 //! node follows has won; a second `init` that runs at the same time stops there, with nothing done. A node that
 //! belongs to the cluster already names the genesis, so `init` can be repeated after a failure until all have it.
 
-use std::{
-    collections::BTreeMap,
-    hash::{BuildHasher as _, Hasher as _, RandomState},
-    time::Duration,
-};
+use std::{collections::BTreeMap, time::Duration};
 
 use flotilla_proto::v1::{self as proto, peer_client::PeerClient};
 use flotilla_shards::{
@@ -20,11 +16,12 @@ use flotilla_shards::{
     lineage::Mark,
 };
 use futures_util::future::{BoxFuture, join_all};
-use tonic::{Status, transport::Endpoint};
+use tonic::Status;
 
 use crate::{
     answers::{Connection, Readable},
     clock::wall_ms,
+    tls::{self, ClientTls, identity::new_cluster},
     transport::{PROTOCOL, handshake::short_hex, innermost},
 };
 
@@ -41,6 +38,11 @@ pub trait ClusterBootstrap: Send + Sync + 'static {
 
     /// The addresses that the node was told to join; its own may be among them.
     fn join(&self) -> Vec<String>;
+
+    /// What is shown to other nodes and demanded of them; none: plaintext.
+    fn tls(&self) -> Option<ClientTls> {
+        None
+    }
 
     /// Makes the genesis durable and starts the engine. Called at most once, with a genesis that lists this node's
     /// store under `node`.
@@ -80,6 +82,21 @@ pub enum AdoptError {
         /// The id that it was told.
         node: u64,
     },
+    /// Its certificate says something else.
+    #[error(
+        "the certificate of this node names node {certified} of cluster {cluster}, and it was told to be node {node} of \
+         cluster {theirs}: give each node the certificate that was made for it"
+    )]
+    Certificate {
+        /// Who its certificate says that it is.
+        certified: u64,
+        /// In which cluster.
+        cluster: String,
+        /// Who it was told to be.
+        node: u64,
+        /// In which cluster.
+        theirs: String,
+    },
     /// It could not.
     #[error("the genesis could not be adopted: {0}")]
     Failed(String),
@@ -105,6 +122,17 @@ pub(super) fn may_adopt(
             });
         }
         return Ok(false);
+    }
+    if identity.certified_node != 0
+        && (identity.certified_node, &identity.certified_cluster[..])
+            != (node.0, &genesis.cluster()[..])
+    {
+        return Err(AdoptError::Certificate {
+            certified: identity.certified_node,
+            cluster: short_hex(&identity.certified_cluster),
+            node: node.0,
+            theirs: short_hex(&genesis.cluster()),
+        });
     }
     let listed = genesis.nodes().iter().find(|listed| listed.id == node);
     if listed.is_none_or(|listed| identity.store_id[..] != listed.store[..]) {
@@ -191,6 +219,19 @@ pub enum InitError {
         /// Its version.
         theirs: u32,
     },
+    /// Certificates that do not make up a cluster.
+    #[error(
+        "the certificate of the node at {address} names node {node}, but the nodes of a new cluster are numbered from 1 to \
+         {nodes}, each once: make certificates with these ids (`flotilla cert create-node --id`)"
+    )]
+    Numbers {
+        /// Its address.
+        address: String,
+        /// Its number.
+        node: u64,
+        /// How many nodes there are.
+        nodes: usize,
+    },
     /// The wish can't be fulfilled.
     #[error(transparent)]
     Genesis(#[from] GenesisError),
@@ -228,6 +269,7 @@ impl From<InitError> for Status {
             | InitError::Foreign { .. }
             | InitError::Stranger { .. }
             | InitError::Protocol { .. }
+            | InitError::Numbers { .. }
             | InitError::BrokenGenesis { .. } => Self::failed_precondition(text),
         }
     }
@@ -241,11 +283,12 @@ pub(super) async fn init(
     own: proto::IdentifyResponse,
     join: Vec<String>,
     wish: proto::InitRequest,
+    tls: Option<&ClientTls>,
 ) -> Result<proto::InitResponse, InitError> {
     if join.is_empty() {
         return Err(InitError::NoJoin);
     }
-    let answers = identify(join).await?;
+    let answers = identify(join, tls).await?;
     check_twins(&answers)?;
     if !answers
         .values()
@@ -268,7 +311,7 @@ pub(super) async fn init(
             continue;
         };
         if answer.genesis.is_none() {
-            adopt(address, &genesis, node.id).await?;
+            adopt(address, &genesis, node.id, tls).await?;
         }
     }
     Ok(proto::InitResponse {
@@ -280,45 +323,63 @@ pub(super) async fn init(
     })
 }
 
-async fn client(address: &str) -> Result<PeerClient<Connection>, String> {
-    let endpoint = Endpoint::from_shared(format!("http://{address}"))
+async fn client(address: &str, tls: Option<&ClientTls>) -> Result<PeerClient<Connection>, String> {
+    let endpoint = tls::client::endpoint(address, tls)
         .map_err(|error| innermost(&error))?
         .connect_timeout(PATIENCE)
         .timeout(PATIENCE);
-    let channel = endpoint
-        .connect()
-        .await
-        .map_err(|error| innermost(&error))?;
+    let connected = tls::client::connect(&endpoint, tls).await;
+    let channel = connected.map_err(|error| innermost(&error))?;
     Ok(PeerClient::new(Readable(channel)).max_decoding_message_size(limits::MESSAGE_BYTES_MAX))
+}
+
+/// What a node said, or why it said nothing: that its end refuses our certificate comes with its first answer.
+fn reason(status: &Status) -> String {
+    match std::error::Error::source(status) {
+        Some(source) => innermost(source),
+        None if status.code() == tonic::Code::Unimplemented => {
+            "this port is not for nodes: name that of node.peer_listen, which is the next one if nothing else is said"
+                .to_owned()
+        }
+        None => status.message().to_owned(),
+    }
 }
 
 /// Asks who lives at an address.
 ///
 /// # Errors
 /// Why there is no answer, for the operator.
-pub async fn identify_one(address: &str, asker: NodeId) -> Result<proto::IdentifyResponse, String> {
-    let mut client = client(address).await?;
+pub async fn identify_one(
+    address: &str,
+    asker: NodeId,
+    tls: Option<&ClientTls>,
+) -> Result<proto::IdentifyResponse, String> {
+    let mut client = client(address, tls).await?;
     let request = proto::IdentifyRequest { node_id: asker.0 };
     let answer = client.identify(request).await;
-    let answer = answer.map_err(|status| status.message().to_owned())?;
+    let answer = answer.map_err(|status| reason(&status))?;
     Ok(answer.into_inner())
 }
 
-/// Asks a node for a page of its status port.
+/// Asks a node, at its address between nodes, for a page of its status port.
 ///
 /// # Errors
 /// Why there is no answer, for the operator.
-pub async fn page_of(address: &str, path: String) -> Result<proto::PageResponse, String> {
-    let mut client = client(address).await?;
+pub async fn page_of(
+    address: &str,
+    path: String,
+    tls: Option<&ClientTls>,
+) -> Result<proto::PageResponse, String> {
+    let mut client = client(address, tls).await?;
     let answer = client.page(proto::PageRequest { path }).await;
-    let answer = answer.map_err(|status| status.message().to_owned())?;
+    let answer = answer.map_err(|status| reason(&status))?;
     Ok(answer.into_inner())
 }
 
 /// Asks all addresses who lives there.
-async fn identify(join: Vec<String>) -> Result<Answers, InitError> {
+async fn identify(join: Vec<String>, tls: Option<&ClientTls>) -> Result<Answers, InitError> {
     let asked = join.into_iter().map(|address| async move {
-        let answer = identify_one(&address, NodeId(0)).await;
+        let answer = identify_one(&address, NodeId(0), tls).await;
         (address, answer)
     });
     let mut answers = Answers::new();
@@ -408,38 +469,59 @@ fn existing(answers: &Answers) -> Result<Option<Genesis>, InitError> {
     Ok(Some(genesis))
 }
 
-/// A new cluster of all nodes; ids go by the order of the advertised addresses.
-fn plan(answers: &Answers, wish: &proto::InitRequest) -> Result<Genesis, GenesisError> {
-    let mut nodes: Vec<proto::Node> = answers
-        .values()
-        .map(|answer| proto::Node {
-            node_id: 0,
-            address: answer.address.clone(),
-            status_address: answer.status_address.clone(),
-            store_id: answer.store_id.clone(),
+/// A new cluster of all nodes. Its id and theirs are those in their certificates; without any, the cluster's is drawn and
+/// theirs go by the order of the advertised addresses.
+fn plan(answers: &Answers, wish: &proto::InitRequest) -> Result<Genesis, InitError> {
+    let mut nodes: Vec<(u64, &String, proto::Node)> = (answers.iter())
+        .map(|(asked, answer)| {
+            let node = proto::Node {
+                node_id: 0,
+                address: answer.address.clone(),
+                peer_address: answer.peer_address.clone(),
+                status_address: answer.status_address.clone(),
+                store_id: answer.store_id.clone(),
+            };
+            (answer.certified_node, asked, node)
         })
         .collect();
-    nodes.sort_by(|a, b| a.address.cmp(&b.address));
+    nodes.sort_by(|a, b| (a.0, &a.2.address).cmp(&(b.0, &b.2.address)));
+    let certified = nodes.iter().any(|(id, ..)| *id != 0);
+    let odd = (1..).zip(&nodes).find(|(number, (id, ..))| id != number);
+    if let Some((_, (node, address, _))) = odd.filter(|_| certified) {
+        return Err(InitError::Numbers {
+            address: (*address).clone(),
+            node: *node,
+            nodes: nodes.len(),
+        });
+    }
+    // A certificate of another cluster does not get as far as to answer.
+    let cluster = (answers.values())
+        .find_map(|answer| answer.certified_cluster[..].try_into().ok())
+        .unwrap_or_else(new_cluster);
+    let nodes = nodes.into_iter().map(|(.., node)| node).collect();
     let split = if wish.split_keys.is_empty() {
         Split::Even(wish.shards as usize)
     } else {
         Split::At(wish.split_keys.clone())
     };
-    // Keyed by the system's random source; all that a cluster id needs is to differ from others.
-    let random = || RandomState::new().build_hasher().finish();
-    let cluster = (u128::from(random()) << 64 | u128::from(random())).to_le_bytes();
-    Genesis::plan(cluster, nodes, &split, wish.replicas as usize, wall_ms())
+    let genesis = Genesis::plan(cluster, nodes, &split, wish.replicas as usize, wall_ms());
+    Ok(genesis?)
 }
 
 /// Tells one node.
-async fn adopt(address: &str, genesis: &Genesis, node: NodeId) -> Result<(), InitError> {
+async fn adopt(
+    address: &str,
+    genesis: &Genesis,
+    node: NodeId,
+    tls: Option<&ClientTls>,
+) -> Result<(), InitError> {
     let told = async {
         let request = proto::AdoptRequest {
             genesis: Some(genesis.into()),
             node_id: node.0,
         };
-        let answer = client(address).await?.adopt(request).await;
-        answer.map_err(|status| status.message().to_owned())
+        let answer = client(address, tls).await?.adopt(request).await;
+        answer.map_err(|status| reason(&status))
     };
     told.await
         .map(drop)

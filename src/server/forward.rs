@@ -6,9 +6,12 @@ use dashmap::DashMap;
 use flotilla_proto::v1 as proto;
 use flotilla_shards::ids::NodeId;
 
-use crate::client::{
-    self,
-    stream::{NodeStream, StreamOptions},
+use crate::{
+    client::{
+        self,
+        stream::{NodeStream, StreamOptions},
+    },
+    tls::ClientTls,
 };
 
 /// Called once with the other node's answer; must be quick and must not block.
@@ -31,9 +34,19 @@ pub trait Forward: Send + Sync + 'static {
 #[derive(Default)]
 pub struct NodeStreams {
     streams: DashMap<NodeId, Arc<NodeStream>>,
+    tls: Option<ClientTls>,
 }
 
 impl NodeStreams {
+    /// With what is shown to the other nodes and demanded of them.
+    #[must_use]
+    pub fn new(tls: Option<ClientTls>) -> Self {
+        Self {
+            streams: DashMap::new(),
+            tls,
+        }
+    }
+
     fn stream(&self, node: &proto::Node) -> client::Result<Arc<NodeStream>> {
         let id = NodeId(node.node_id);
         if let Some(stream) = self.streams.get(&id)
@@ -41,7 +54,11 @@ impl NodeStreams {
         {
             return Ok(Arc::clone(&stream));
         }
-        let stream = NodeStream::new(node.address.clone(), StreamOptions::default())?;
+        let options = StreamOptions {
+            tls: self.tls.as_ref().map(|tls| tls.expecting(id)),
+            ..StreamOptions::default()
+        };
+        let stream = NodeStream::new(node.address.clone(), options)?;
         let stream = Arc::new(stream);
         // Of two that are made at the same moment the later one stays; the other ends with its last request.
         self.streams.insert(id, Arc::clone(&stream));

@@ -4,6 +4,8 @@
 //! - `call`, `perform`: carry out what the rules of a request's way decide: local engine or forward, hold, answer.
 //! - [`services`]: what that stands on; the engine and the state database are traits here.
 //! - `admin`, `peer`, [`bootstrap`]: operators, other nodes, and how nodes become a cluster.
+//! - [`door`]: which connections come in, at the port for clients and at that for nodes.
+//! - `flow`: what clients' connections may hold of the node's memory.
 //! - [`pages`]: pages of the status port, for those who reach this one only.
 //! - `error`: what an error is to gRPC and to the metrics.
 //! - [`trace`], [`slow`]: a request's id and where its time goes; the requests that took long.
@@ -19,7 +21,9 @@
 mod admin;
 pub mod bootstrap;
 mod call;
+pub mod door;
 mod error;
+mod flow;
 pub mod forward;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
@@ -45,8 +49,8 @@ use flotilla_metrics::Metrics;
 use flotilla_proto::v1::{admin_server::AdminServer, kv_server::KvServer, peer_server::PeerServer};
 use flotilla_shards::{genesis::Genesis, ids::NodeId, limits};
 use parking_lot::Mutex;
-use tokio::{net::TcpListener, sync::watch};
-use tonic::transport::server::TcpIncoming;
+use tokio::sync::watch;
+use tonic::transport::Server;
 use tonic_health::{
     ServingStatus,
     pb::health_server::HealthServer,
@@ -56,6 +60,8 @@ use tonic_health::{
 pub use self::services::{RuntimeHandle, ServiceOptions, Services, StateReader};
 use self::{
     bootstrap::{AdoptError, ClusterBootstrap},
+    door::Door,
+    flow::Flow,
     pages::Pages,
 };
 
@@ -64,6 +70,10 @@ use self::{
 pub struct ServerOptions {
     /// Calls that one connection may have open at the same time, streams included.
     pub calls_per_connection: u32,
+    /// Bytes of requests of clients that have not arrived in full, and as much again of answers that they do not take.
+    pub unfinished_bytes: usize,
+    /// How long a request may take to arrive, and an answer to be taken.
+    pub unfinished_timeout: Duration,
     /// After this long without traffic a connection is pinged.
     pub keepalive_interval: Duration,
     /// A connection whose ping is not answered within this time is closed.
@@ -75,7 +85,9 @@ pub struct ServerOptions {
 impl Default for ServerOptions {
     fn default() -> Self {
         Self {
-            calls_per_connection: 4096,
+            calls_per_connection: 1024,
+            unfinished_bytes: 256 << 20,
+            unfinished_timeout: Duration::from_secs(30),
             keepalive_interval: Duration::from_secs(10),
             keepalive_timeout: Duration::from_secs(10),
             stop_timeout: Duration::from_secs(1),
@@ -89,6 +101,8 @@ const STREAM_WINDOW: u32 = 4 << 20;
 const CONNECTION_WINDOW: u32 = 16 << 20;
 /// Bytes of one HTTP/2 frame: large, so that bulk data need few of them.
 const HTTP_FRAME: u32 = 256 << 10;
+/// Bytes of the headers of one request: a path and some words about the request.
+const HEADER_BYTES: u32 = 16 << 10;
 
 // A single message of the largest size moves on with the windows, and must not need them to grow.
 const _: () = assert!(STREAM_WINDOW <= CONNECTION_WINDOW);
@@ -214,6 +228,14 @@ impl Front {
     }
 }
 
+/// The two ports of a node.
+pub struct Doors {
+    /// For clients and operators.
+    pub clients: Door,
+    /// For other nodes.
+    pub nodes: Door,
+}
+
 /// Serves until `stop` resolves. Then clients' streams are ended as soon as they have no request in flight, other calls
 /// get `stop_timeout` to end, and the rest is left to the end of the process.
 ///
@@ -221,7 +243,7 @@ impl Front {
 /// If the listener fails.
 pub async fn serve(
     front: Arc<Front>,
-    listener: TcpListener,
+    doors: Doors,
     options: ServerOptions,
     stop: impl Future<Output = ()> + Send,
 ) -> Result<(), tonic::transport::Error> {
@@ -240,30 +262,33 @@ pub async fn serve(
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .build_v1()
         .expect("the descriptors were compiled by the build");
-    let server = tonic::transport::Server::builder()
-        .tcp_nodelay(true)
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_frame_size(HTTP_FRAME)
-        .max_concurrent_streams(options.calls_per_connection)
-        .http2_keepalive_interval(Some(options.keepalive_interval))
-        .http2_keepalive_timeout(Some(options.keepalive_timeout))
-        .add_service(kv)
-        .add_service(admin)
-        .add_service(peer)
+    let server = || {
+        Server::builder()
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_frame_size(HTTP_FRAME)
+            .http2_max_header_list_size(HEADER_BYTES)
+            .max_concurrent_streams(options.calls_per_connection)
+            .http2_keepalive_interval(Some(options.keepalive_interval))
+            .http2_keepalive_timeout(Some(options.keepalive_timeout))
+    };
+    let flow = Flow::new(options.unfinished_bytes, options.unfinished_timeout);
+    let for_clients = server()
+        .add_service(flow.bound(kv))
+        .add_service(flow.bound(admin))
         .add_service(health)
         .add_service(reflection)
-        .serve_with_incoming_shutdown(
-            TcpIncoming::from(listener).with_nodelay(Some(true)),
-            front.stopping(),
-        );
+        .serve_with_incoming_shutdown(doors.clients.open(), front.stopping());
+    let for_nodes = server()
+        .add_service(peer)
+        .serve_with_incoming_shutdown(doors.nodes.open(), front.stopping());
     let cut_off = async {
         stop.await;
         front.stopping.send_replace(true);
         tokio::time::sleep(options.stop_timeout).await;
     };
     tokio::select! {
-        result = server => result,
+        result = async { tokio::try_join!(for_clients, for_nodes) } => result.map(drop),
         () = cut_off => Ok(()),
     }
 }

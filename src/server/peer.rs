@@ -8,7 +8,10 @@ use flotilla_shards::{genesis::Genesis, ids::NodeId};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{Front, bootstrap::AdoptError, pages};
-use crate::transport::{Delivery, Transport};
+use crate::{
+    tls::{Caller, Identity},
+    transport::{Delivery, Transport},
+};
 
 /// The service.
 pub(super) struct PeerService(pub(super) Arc<Front>);
@@ -30,6 +33,15 @@ impl PeerService {
     }
 }
 
+/// The node that the certificate of a request's connection names; none without certificates, when the door lets everybody
+/// in. With them it lets nodes in alone.
+fn certified<T>(request: &Request<T>) -> Option<NodeId> {
+    match request.extensions().get::<Caller>()?.identity {
+        Some(Identity::Node(node)) => Some(node),
+        _ => None,
+    }
+}
+
 #[tonic::async_trait]
 impl peer_server::Peer for PeerService {
     type DeliverStream = Delivery;
@@ -39,8 +51,9 @@ impl peer_server::Peer for PeerService {
         request: Request<Streaming<proto::Frame>>,
     ) -> Result<Response<Delivery>, Status> {
         let transport = self.transport()?;
+        let certified = certified(&request);
         transport
-            .deliver(request.into_inner())
+            .deliver(request.into_inner(), certified)
             .await
             .map(Response::new)
     }
@@ -50,8 +63,9 @@ impl peer_server::Peer for PeerService {
         request: Request<Streaming<proto::SnapshotChunk>>,
     ) -> Result<Response<proto::InstallSnapshotResponse>, Status> {
         let transport = self.transport()?;
+        let certified = certified(&request);
         transport
-            .install_snapshot(request.into_inner())
+            .install_snapshot(request.into_inner(), certified)
             .await
             .map(Response::new)
     }
@@ -90,7 +104,9 @@ impl peer_server::Peer for PeerService {
                 AdoptError::Foreign { .. } | AdoptError::OtherNode { .. } => {
                     Status::failed_precondition(error.to_string())
                 }
-                AdoptError::NotListed { .. } => Status::invalid_argument(error.to_string()),
+                AdoptError::NotListed { .. } | AdoptError::Certificate { .. } => {
+                    Status::invalid_argument(error.to_string())
+                }
                 AdoptError::Failed(_) => Status::internal(error.to_string()),
             })?;
         Ok(Response::new(proto::AdoptResponse {}))

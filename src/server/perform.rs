@@ -67,6 +67,15 @@ impl Services {
             (event, times) = match step {
                 Step::Done(result) => return result,
                 Step::Read(descriptor) => {
+                    // Held until this task goes on, which has the answer counted: what was read and waits for that has a
+                    // bound.
+                    let _turn = match call.kind() {
+                        request::Kind::Get(_) => None,
+                        _ => match timeout_at(deadline, self.long_reads.acquire()).await {
+                            Ok(turn) => turn.ok(),
+                            Err(_) => return Err(call.expired()),
+                        },
+                    };
                     let result = self.read(call.into_kind(), descriptor).await;
                     trace.settle(None, Instant::now());
                     return result;

@@ -17,7 +17,7 @@ use flotilla_shards::{
     limits::Limits,
 };
 use futures_util::future::BoxFuture;
-use tokio::time::Instant;
+use tokio::{sync::Semaphore, time::Instant};
 
 use super::{
     error,
@@ -32,6 +32,10 @@ use crate::{
     shutdown::{Gate, GateGuard, Holder},
     transport::Transport,
 };
+
+/// Reads of many rows at the same time; more wait. Each may hold the largest page and its message,
+/// whose buffer has grown to up to twice its size.
+pub const LONG_READS: usize = 8;
 
 /// The engine, as the services see it.
 pub trait RuntimeHandle: Send + Sync + 'static {
@@ -100,6 +104,8 @@ pub struct Services {
     pub gate: Gate,
     /// Requests that the node works on.
     pub requests: AtomicUsize,
+    /// Turns of reads of many rows, [`LONG_READS`] of them.
+    pub long_reads: Semaphore,
     /// Those that took long.
     pub slow: Arc<SlowRequests>,
     /// Names for requests that came without one.

@@ -66,6 +66,7 @@ impl Disk {
         let node = proto::Node {
             node_id: 1,
             address: "127.0.0.1:1".into(),
+            peer_address: String::new(),
             status_address: String::new(),
             store_id: Bytes::from_static(&[8; 16]),
         };

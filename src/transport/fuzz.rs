@@ -38,6 +38,7 @@ fn door() -> Door {
         node_id: NodeId(1),
         store_id: Bytes::from_static(&[1; 16]),
         address: "host:1".to_owned(),
+        peer_address: String::new(),
         status_address: String::new(),
         leases: None,
         marks: Arc::default(),
@@ -45,6 +46,7 @@ fn door() -> Door {
     let peer = proto::Node {
         node_id: 2,
         address: "host:2".to_owned(),
+        peer_address: String::new(),
         status_address: String::new(),
         store_id: Bytes::from_static(&STORE),
     };
@@ -72,7 +74,7 @@ pub fn handshake(data: &[u8]) {
     let Ok(handshake) = proto::Handshake::decode(data) else {
         return;
     };
-    match DOOR.with(|door| door.check(Some(handshake.clone()))) {
+    match DOOR.with(|door| door.check(Some(handshake.clone()), None)) {
         Ok(admitted) => {
             assert_eq!(admitted.peer.id, NodeId(handshake.from_node));
             assert_eq!((handshake.from_node, handshake.to_node), (2, 1));
@@ -210,6 +212,7 @@ mod tests {
             to_node: 1,
             lane: proto::Lane::Bulk.into(),
             address: "host:2".to_owned(),
+            peer_address: String::new(),
             status_address: "host:3".to_owned(),
             starts: vec![proto::StoreMark {
                 start: 1,
@@ -217,7 +220,10 @@ mod tests {
             }],
             leases: None,
         };
-        assert!(DOOR.with(|door| door.check(Some(sound.clone()))).is_ok());
+        assert!(
+            DOOR.with(|door| door.check(Some(sound.clone()), None))
+                .is_ok()
+        );
         let foreign = proto::Handshake {
             cluster_id: Bytes::new(),
             ..sound.clone()

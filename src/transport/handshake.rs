@@ -141,6 +141,17 @@ pub enum HandshakeError {
         /// How this node does.
         ours: proto::LeaseClock,
     },
+    /// It is another node than its certificate says.
+    #[error(
+        "the stream says that it comes from node {node}, but its certificate names node {certified}: give each node the \
+         certificate that was made for it"
+    )]
+    Certificate {
+        /// Who it says that it is.
+        node: u64,
+        /// Who its certificate says that it is.
+        certified: NodeId,
+    },
     /// A lane that this version does not know.
     #[error("node {node} opened lane {lane}, which this version does not know")]
     Lane {
@@ -172,6 +183,7 @@ impl HandshakeError {
             Self::OwnId { .. } | Self::Twin { .. } => HandshakeRefusal::TwinNode,
             Self::UnknownNode { .. } => HandshakeRefusal::UnknownNode,
             Self::Leases { .. } => HandshakeRefusal::Leases,
+            Self::Certificate { .. } => HandshakeRefusal::Certificate,
         }
     }
 }
@@ -246,8 +258,10 @@ impl Door {
     pub(super) fn admit(
         &self,
         handshake: Option<proto::Handshake>,
+        certified: Option<NodeId>,
     ) -> Result<Admitted, HandshakeError> {
-        self.check(handshake).inspect_err(|error| self.note(error))
+        let checked = self.check(handshake, certified);
+        checked.inspect_err(|error| self.note(error))
     }
 
     /// Counts and logs a refusal.
@@ -262,9 +276,14 @@ impl Door {
     pub(super) fn check(
         &self,
         handshake: Option<proto::Handshake>,
+        certified: Option<NodeId>,
     ) -> Result<Admitted, HandshakeError> {
         let handshake = handshake.ok_or(HandshakeError::Missing)?;
         let node = handshake.from_node;
+        // The certificate's cluster was held against ours when the connection was made.
+        if let Some(certified) = certified.filter(|certified| certified.0 != node) {
+            return Err(HandshakeError::Certificate { node, certified });
+        }
         if handshake.protocol != PROTOCOL {
             return Err(HandshakeError::Protocol {
                 node,
@@ -316,6 +335,7 @@ impl Door {
         let newest = lineage.newest().ok_or(HandshakeError::NoStart { node })?;
         let says = proto::Node {
             address: handshake.address,
+            peer_address: handshake.peer_address,
             status_address: handshake.status_address,
             ..known.clone()
         };
@@ -334,14 +354,14 @@ impl Door {
 
 /// Keeps the log from repeating itself: the same text is news once a minute.
 #[derive(Debug, Default)]
-pub(super) struct Repeats {
+pub(crate) struct Repeats {
     last: Option<(String, Instant)>,
 }
 
 impl Repeats {
     const SILENCE: Duration = Duration::from_secs(60);
 
-    pub(super) fn is_news(&mut self, text: &str) -> bool {
+    pub(crate) fn is_news(&mut self, text: &str) -> bool {
         let repeated = self
             .last
             .as_ref()

@@ -3,7 +3,7 @@
 use std::{future::ready, pin::Pin, sync::Arc};
 
 use flotilla_proto::v1 as proto;
-use flotilla_shards::{lineage::Mark, wire};
+use flotilla_shards::{ids::NodeId, lineage::Mark, wire};
 use futures_util::{Stream, StreamExt as _, stream};
 use prost::Message as _;
 use tonic::Status;
@@ -20,6 +20,7 @@ pub type Delivery = Pin<Box<dyn Stream<Item = Result<proto::DeliverResponse, Sta
 pub(super) async fn deliver(
     shared: Arc<Shared>,
     mut frames: tonic::Streaming<proto::Frame>,
+    certified: Option<NodeId>,
 ) -> Result<Delivery, Status> {
     let patience = shared.options.handshake_timeout;
     let first = tokio::time::timeout(patience, frames.message())
@@ -31,7 +32,7 @@ pub(super) async fn deliver(
         })?
         .map_err(|status| malformed(&shared, &status))?;
     let mut first = first.unwrap_or_default();
-    let admitted = shared.admit(first.handshake.take())?;
+    let admitted = shared.admit(first.handshake.take(), certified)?;
     tracing::debug!(node = %admitted.peer.id, lane = ?admitted.lane, "stream of node accepted");
     admitted.peer.is_back();
     let end = async move { take(&shared, &admitted, first, frames).await };

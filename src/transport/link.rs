@@ -41,7 +41,7 @@ pub(super) async fn run(shared: Arc<Shared>, peer: Arc<Peer>, lane: proto::Lane)
     let mut failures = 0_u32;
     let mut random = fastrand::Rng::with_seed(RandomState::new().build_hasher().finish());
     loop {
-        let address = node.borrow_and_update().address.clone();
+        let address = node.borrow_and_update().for_peers().to_owned();
         peer.connects[lane as usize].inc();
         let end = tokio::select! {
             end = connection(&shared, &peer, lane, &address, &mut failures) => end,
@@ -85,13 +85,9 @@ async fn connection(
     address: &str,
     failures: &mut u32,
 ) -> End {
-    let endpoint = match shared.endpoint(address) {
-        Ok(endpoint) => endpoint,
-        Err(error) => return End::Broken(format!("not an address: {}", innermost(&error))),
-    };
-    let channel = match endpoint.connect().await {
+    let channel = match shared.connect(peer.id, address).await {
         Ok(channel) => channel,
-        Err(error) => return End::Broken(innermost(&error)),
+        Err(reason) => return End::Broken(reason),
     };
     let frames = Frames::new(
         Arc::clone(peer.lane(lane)),

@@ -38,8 +38,12 @@ use flotilla_shards::{
 };
 use smallvec::SmallVec;
 use tokio::sync::watch;
+use tonic::transport::Channel;
 
-use crate::marks::Marks;
+use crate::{
+    marks::Marks,
+    tls::{self, ClientTls},
+};
 
 use self::{
     handshake::{Admitted, Door},
@@ -66,8 +70,10 @@ pub struct LocalNode {
     pub node_id: NodeId,
     /// The id of its data folder, 16 bytes.
     pub store_id: Bytes,
-    /// host:port at which others reach it; told to each of them.
+    /// host:port at which clients reach it; told to each of the others.
     pub address: String,
+    /// host:port at which other nodes reach it.
+    pub peer_address: String,
     /// host:port of its status server.
     pub status_address: String,
     /// By what it measures leases, if it uses any.
@@ -110,6 +116,8 @@ pub struct TransportOptions {
     pub snapshot_waiting: usize,
     /// A transfer without any progress for this long is given up.
     pub snapshot_stall: Duration,
+    /// What is shown to other nodes and demanded of them; none: plaintext.
+    pub tls: Option<ClientTls>,
 }
 
 impl Default for TransportOptions {
@@ -130,6 +138,7 @@ impl Default for TransportOptions {
             snapshot_receives: 2,
             snapshot_waiting: 64,
             snapshot_stall: Duration::from_secs(30),
+            tls: None,
         }
     }
 }
@@ -302,26 +311,28 @@ impl Transport {
     }
 
     /// A stream of frames of another node: `Peer.Deliver`. Returns once its handshake is accepted; the frames are taken in
-    /// as the answer is polled.
+    /// as the answer is polled. `certified`: the node that the certificate of the connection names, if it has one.
     ///
     /// # Errors
     /// A refused handshake as status; the answer ends with one after a malformed frame or when the stream breaks.
     pub async fn deliver(
         &self,
         frames: tonic::Streaming<proto::Frame>,
+        certified: Option<NodeId>,
     ) -> Result<Delivery, tonic::Status> {
-        inbound::deliver(Arc::clone(&self.shared), frames).await
+        inbound::deliver(Arc::clone(&self.shared), frames, certified).await
     }
 
-    /// A shard's state from another node: `Peer.InstallSnapshot`.
+    /// A shard's state from another node: `Peer.InstallSnapshot`. `certified` as for [`Transport::deliver`].
     ///
     /// # Errors
     /// A refused handshake or snapshot, or a broken or malformed stream, as status.
     pub async fn install_snapshot(
         &self,
         chunks: tonic::Streaming<proto::SnapshotChunk>,
+        certified: Option<NodeId>,
     ) -> Result<proto::InstallSnapshotResponse, tonic::Status> {
-        snapshot::receive(&self.shared, chunks).await
+        snapshot::receive(&self.shared, chunks, certified).await
     }
 
     /// Ends all links and transfers. What is still queued is lost.
@@ -341,20 +352,23 @@ impl Shared {
         let _ = stop.wait_for(|stopped| *stopped).await;
     }
 
-    /// An endpoint with the transport's times.
-    fn endpoint(
-        &self,
-        address: &str,
-    ) -> Result<tonic::transport::Endpoint, tonic::transport::Error> {
+    /// Connects to the node that must be at an address.
+    ///
+    /// # Errors
+    /// Why there is no connection, for the operator.
+    async fn connect(&self, node: NodeId, address: &str) -> Result<Channel, String> {
         let options = &self.options;
-        Ok(
-            tonic::transport::Endpoint::from_shared(format!("http://{address}"))?
-                .tcp_nodelay(true)
-                .connect_timeout(options.connect_timeout)
-                .http2_keep_alive_interval(options.keepalive_interval)
-                .keep_alive_timeout(options.keepalive_timeout)
-                .keep_alive_while_idle(true),
-        )
+        let tls = options.tls.as_ref().map(|tls| tls.expecting(node));
+        let endpoint = tls::client::endpoint(address, tls.as_ref());
+        let endpoint = endpoint
+            .map_err(|error| format!("not an address: {}", innermost(&error)))?
+            .tcp_nodelay(true)
+            .connect_timeout(options.connect_timeout)
+            .http2_keep_alive_interval(options.keepalive_interval)
+            .keep_alive_timeout(options.keepalive_timeout)
+            .keep_alive_while_idle(true);
+        let connected = tls::client::connect(&endpoint, tls.as_ref()).await;
+        connected.map_err(|error| innermost(&error))
     }
 
     /// The handshake of a stream to `peer`.
@@ -368,6 +382,7 @@ impl Shared {
             to_node: peer.0,
             lane: lane.into(),
             address: local.address.clone(),
+            peer_address: local.peer_address.clone(),
             status_address: local.status_address.clone(),
             starts: (local.marks.lineage().starts()).map(Into::into).collect(),
             leases: local.leases,
@@ -376,8 +391,13 @@ impl Shared {
 
     /// Checks the handshake of another node's stream, and counts and logs a refusal. Takes over the addresses that a node
     /// says it has now.
-    fn admit(&self, handshake: Option<proto::Handshake>) -> Result<Admitted, tonic::Status> {
-        let mut admitted = self.door.admit(handshake).map_err(tonic::Status::from)?;
+    fn admit(
+        &self,
+        handshake: Option<proto::Handshake>,
+        certified: Option<NodeId>,
+    ) -> Result<Admitted, tonic::Status> {
+        let admitted = self.door.admit(handshake, certified);
+        let mut admitted = admitted.map_err(tonic::Status::from)?;
         if let Some(node) = admitted.moved.take() {
             tracing::info!(node = %admitted.peer.id, address = node.address, "the node has another address now");
             self.peers

@@ -212,14 +212,9 @@ async fn transfer(
 ) -> Result<(), String> {
     let peer = shared.peers.load().get(node).cloned();
     let peer = peer.ok_or_else(|| format!("{node} is not a node of this cluster"))?;
-    let address = peer.node.borrow().address.clone();
-    let endpoint = shared
-        .endpoint(&address)
-        .map_err(|error| innermost(&error))?;
-    let channel = endpoint
-        .connect()
-        .await
-        .map_err(|error| format!("{address}: {}", innermost(&error)))?;
+    let address = peer.node.borrow().for_peers().to_owned();
+    let connected = shared.connect(node, &address).await;
+    let channel = connected.map_err(|reason| format!("{address}: {reason}"))?;
 
     let (chunks, ready) = mpsc::channel(CHUNKS_AHEAD);
     let handshake = shared.handshake(node, proto::Lane::Bulk);
@@ -323,6 +318,7 @@ pub(super) enum Step {
 pub(super) async fn receive(
     shared: &Arc<Shared>,
     mut chunks: tonic::Streaming<proto::SnapshotChunk>,
+    certified: Option<NodeId>,
 ) -> Result<proto::InstallSnapshotResponse, Status> {
     let patience = shared.options.handshake_timeout;
     let mut first = tokio::time::timeout(patience, chunks.message())
@@ -334,7 +330,7 @@ pub(super) async fn receive(
         })??
         .unwrap_or_default();
     let header = first.header.take().unwrap_or_default();
-    let Admitted { peer, .. } = shared.admit(header.handshake)?;
+    let Admitted { peer, .. } = shared.admit(header.handshake, certified)?;
     let (shard, message) = announced(header.message).map_err(|reason| {
         shared.metrics.malformed_messages.inc();
         Status::invalid_argument(format!("the snapshot's announcing message: {reason}"))

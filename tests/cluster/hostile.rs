@@ -36,7 +36,7 @@ fn cluster() -> Cluster {
 }
 
 /// Runs something while a well-behaved client writes and reads, which must not notice.
-fn unnoticed(cluster: &Cluster, hostile: impl FnOnce(&Cluster)) {
+pub(crate) fn unnoticed(cluster: &Cluster, hostile: impl FnOnce(&Cluster)) {
     let client = cluster.client(Default::default());
     let stop = Arc::<AtomicBool>::default();
     let stopped = Arc::clone(&stop);
@@ -72,8 +72,12 @@ fn garbage_on_every_port_hurts_nobody() {
     let cluster = cluster();
     let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
     unnoticed(&cluster, |cluster| {
-        let ports = [cluster.address(0), cluster.status_address(0).to_string()];
-        for round in 0..60 {
+        let ports = [
+            cluster.address(0),
+            cluster.peer_address(0),
+            cluster.status_address(0).to_string(),
+        ];
+        for round in 0..90 {
             let mut garbage = match round % 4 {
                 0 => Vec::new(),
                 1 => preface.to_vec(),
@@ -82,7 +86,7 @@ fn garbage_on_every_port_hurts_nobody() {
                 _ => b"GET / HTTP/1.1\r\n".to_vec(),
             };
             garbage.extend((0..random.usize(1..4096)).map(|_| random.u8(..)));
-            let mut stream = TcpStream::connect(&ports[round % 2]).expect("the port is open");
+            let mut stream = TcpStream::connect(&ports[round % 3]).expect("the port is open");
             stream
                 .set_read_timeout(Some(Duration::from_millis(50)))
                 .expect("a timeout");
@@ -147,8 +151,8 @@ async fn call(channel: Channel, path: &'static str, messages: Vec<Vec<u8>>) -> R
     Ok(())
 }
 
-fn channel(cluster: &Cluster, node: usize) -> Channel {
-    let endpoint = Endpoint::from_shared(format!("http://{}", cluster.address(node)));
+fn channel(cluster: &Cluster, address: &str) -> Channel {
+    let endpoint = Endpoint::from_shared(format!("http://{address}"));
     let endpoint = endpoint.expect("an address").timeout(TIMEOUT);
     let connected = cluster.block_on(endpoint.connect());
     connected.expect("the node listens")
@@ -179,8 +183,22 @@ fn messages_that_are_none_are_refused_by_every_method() {
         "/flotilla.v1.Nobody/Nothing",
     ];
     unnoticed(&cluster, |cluster| {
-        let channel = channel(cluster, 0);
+        let for_clients = channel(cluster, &cluster.address(0));
+        let for_nodes = channel(cluster, &cluster.peer_address(0));
         for method in methods {
+            let (channel, other) = if method.contains("Peer") {
+                (&for_nodes, &for_clients)
+            } else {
+                (&for_clients, &for_nodes)
+            };
+            // What one port offers, the other does not know.
+            let unknown = cluster.block_on(call(other.clone(), method, Vec::new()));
+            let status = unknown.expect_err("it is not the port for this");
+            assert_eq!(
+                status.code(),
+                tonic::Code::Unimplemented,
+                "{method}: {status}"
+            );
             // A field whose length goes past the end is no message of any kind.
             let mut torn = vec![0x0a, 0xff, 0xff, 0x03];
             torn.extend((0..random.usize(0..1000)).map(|_| random.u8(..)));
@@ -205,9 +223,9 @@ fn messages_that_are_none_are_refused_by_every_method() {
 #[test]
 fn a_peer_that_is_none_is_refused_and_one_that_breaks_the_protocol_is_cut_off() {
     let cluster = cluster();
-    let client = || PeerClient::new(channel(&cluster, 0));
+    let client = || PeerClient::new(channel(&cluster, &cluster.peer_address(0)));
     let identify = |node, asker| {
-        let mut client = PeerClient::new(channel(&cluster, node));
+        let mut client = PeerClient::new(channel(&cluster, &cluster.peer_address(node)));
         let request = v1::IdentifyRequest { node_id: asker };
         let answer = cluster.block_on(client.identify(request));
         answer.expect("any node may ask").into_inner()
@@ -223,6 +241,7 @@ fn a_peer_that_is_none_is_refused_and_one_that_breaks_the_protocol_is_cut_off() 
         to_node: ours.node_id,
         lane: v1::Lane::Bulk.into(),
         address: theirs.address.clone(),
+        peer_address: theirs.peer_address.clone(),
         status_address: theirs.status_address.clone(),
         starts: vec![newest],
         leases: None,
@@ -470,7 +489,7 @@ fn batch(kind: operation::Kind) -> request::Kind {
 #[test]
 fn operators_questions_about_nothing_are_answered() {
     let cluster = cluster();
-    let mut client = AdminClient::new(channel(&cluster, 0));
+    let mut client = AdminClient::new(channel(&cluster, &cluster.address(0)));
     let answer = cluster.block_on(client.show_shard(v1::ShowShardRequest { which: None }));
     assert_eq!(
         answer.expect_err("nothing is asked").code(),

@@ -87,10 +87,10 @@ fn alone() -> Plan {
 fn a_folder_of_another_cluster_is_refused_by_what_it_is_told_to_join() {
     let (mut ours, theirs) = (Cluster::start(alone()), Cluster::start(alone()));
     ours.kill(0);
-    let (code, text) = end(ours.other_command(0, &[("--join", &theirs.address(0))]));
+    let (code, text) = end(ours.other_command(0, &[("--join", &theirs.peer_address(0))]));
     assert_eq!(code, Some(11), "{text}");
     assert!(
-        text.contains("belongs to cluster") && text.contains(&theirs.address(0)),
+        text.contains("belongs to cluster") && text.contains(&theirs.peer_address(0)),
         "{text}"
     );
     // Nothing has changed in it.

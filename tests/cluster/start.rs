@@ -59,6 +59,7 @@ fn an_address_in_use_is_named_with_its_setting() {
     let taken = cluster.address(0);
     for (flag, key) in [
         ("--listen", "node.listen"),
+        ("--peer-listen", "node.peer_listen"),
         ("--status-listen", "node.status_listen"),
     ] {
         let folder = tempfile::tempdir().expect("a temporary folder");

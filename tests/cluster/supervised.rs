@@ -35,7 +35,6 @@ fn systemd_is_told_when_a_node_listens_and_when_it_drains() {
             ("--listen", &own),
             ("--advertise", &own),
             ("--status-listen", &status),
-            ("--join", &own),
         ],
     );
     let node = command.env("NOTIFY_SOCKET", path("notify")).spawn();

@@ -384,6 +384,31 @@ pub(crate) fn alerts() -> Vec<Alert> {
             )],
         },
         Alert {
+            name: "FlotillaCertificateExpiry",
+            severity: Ticket,
+            value: "flotilla_tls_certificate_expiry_timestamp_seconds{@} - time()",
+            // 0 is a node without certificates.
+            when: "< 14 * 86400 and flotilla_tls_certificate_expiry_timestamp_seconds{@} > 0",
+            hold: "5m",
+            summary: "The certificate of {{ $labels.instance }} ceases to be valid within two weeks",
+            labels: &[("instance", "a")],
+            at: "14m",
+            firing: &[(
+                "flotilla_tls_certificate_expiry_timestamp_seconds{@,instance=\"a\"}",
+                "1200000x60",
+            )],
+            quiet: &[
+                (
+                    "flotilla_tls_certificate_expiry_timestamp_seconds{@,instance=\"a\"}",
+                    "1300000x60",
+                ),
+                (
+                    "flotilla_tls_certificate_expiry_timestamp_seconds{@,instance=\"b\"}",
+                    "0x60",
+                ),
+            ],
+        },
+        Alert {
             name: "FlotillaVersionSkew",
             severity: Ticket,
             value: "count by (job) (count by (job, version) (flotilla_build_info{@}))",

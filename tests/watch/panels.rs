@@ -28,7 +28,14 @@ pub(crate) fn dashboards() -> Vec<Dashboard> {
             title: "Flotilla / Node",
             about: "What a node gets from its machine, its disks and its network.",
             by_node: true,
-            rows: vec![process(), log(), databases(), transport(), snapshots()],
+            rows: vec![
+                process(),
+                log(),
+                databases(),
+                transport(),
+                connections(),
+                snapshots(),
+            ],
         },
         Dashboard {
             name: "flotilla-shards",
@@ -477,6 +484,25 @@ fn transport() -> Row {
             ("sum by (instance, peer) (rate(flotilla_transport_connects_total{@}[$r]))", "{{instance}} connects to {{peer}}"),
             ("sum by (instance, reason) (rate(flotilla_transport_handshakes_refused_total{@}[$r]))", "{{instance}} refused: {{reason}}"),
             ("rate(flotilla_transport_malformed_messages_total{@}[$r])", "{{instance}} malformed"),
+        ]),
+    ])
+}
+
+fn connections() -> Row {
+    row("Connections and certificates", vec![
+        lines("Open connections", Count, "By port; limits.connections bounds each.", &[
+            ("flotilla_connection_open{@}", "{{instance}} {{port}}"),
+        ]),
+        lines("Refused connections", PerSecond, "Before they could ask anything; the log says why.", &[(
+            "sum by (instance, port, reason) (rate(flotilla_connection_refused_total{@}[$r]))",
+            "{{instance}} {{port}}: {{reason}}",
+        )]).thresholds(0.1, 10.0),
+        lines("Certificates are valid for", Seconds, "0 for nodes without certificates.", &[(
+            "clamp_min(flotilla_tls_certificate_expiry_timestamp_seconds{@} - time(), 0)",
+            "{{instance}}",
+        )]),
+        lines("Certificates read again", PerSecond, "As their files have changed; refused ones are not used, those from before are.", &[
+            ("rate(flotilla_tls_reloads_total{@}[$r])", "{{instance}} {{result}}"),
         ]),
     ])
 }

@@ -9,6 +9,7 @@ fn nodes(count: u64) -> Vec<proto::Node> {
         .map(|n| proto::Node {
             node_id: 0,
             address: format!("host:{n}"),
+            peer_address: String::new(),
             status_address: String::new(),
             store_id: Bytes::copy_from_slice(&[n as u8; 16]),
         })

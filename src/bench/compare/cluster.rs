@@ -130,7 +130,8 @@ impl Cluster {
     ) -> Result<Self> {
         let binary = std::env::current_exe().map_err(Error::io("our own binary"))?;
         let mut cluster = Self::new(folder, false)?;
-        cluster.addresses = free(2 * NODES)?;
+        cluster.addresses = free(3 * NODES)?;
+        let peers = cluster.addresses.split_off(2 * NODES);
         cluster.metrics = cluster.addresses.split_off(NODES);
         for node in 0..NODES {
             let data = cluster.folder.join(format!("node{node}"));
@@ -140,10 +141,12 @@ impl Cluster {
                 data.display().to_string(),
                 "--listen".to_owned(),
                 cluster.addresses[node].clone(),
+                "--peer-listen".to_owned(),
+                peers[node].clone(),
                 "--status-listen".to_owned(),
                 cluster.metrics[node].clone(),
                 "--join".to_owned(),
-                cluster.addresses.join(","),
+                peers.join(","),
             ];
             cluster.start(&binary, &arguments, settings)?;
         }

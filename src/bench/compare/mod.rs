@@ -21,6 +21,7 @@ use super::{
     machine::{self, Fdatasync},
     run,
 };
+use crate::client::stream::StreamOptions;
 
 /// How long the disk is measured before and after a round.
 const DISK: Duration = Duration::from_secs(2);
@@ -371,6 +372,7 @@ impl Bout<'_> {
         let measure = self.comparison.measure;
         Settings {
             address: cluster.address(),
+            stream: StreamOptions::default(),
             processes: cluster.processes(),
             command: String::new(),
             workload: kind.name().to_owned(),

@@ -20,7 +20,7 @@ use crate::{
     },
     client::{
         self, Client, Session, WriteBatch,
-        stream::{self as node_stream, MAX_ANSWER_BYTES, NodeStream, StreamOptions},
+        stream::{self as node_stream, MAX_ANSWER_BYTES, NodeStream},
     },
 };
 
@@ -70,7 +70,7 @@ impl Flotilla {
         connections: u32,
         timeout: Duration,
     ) -> Result<Self> {
-        let options = StreamOptions::default();
+        let options = client.stream_options().clone();
         let members = client.nodes();
         let mut nodes = Vec::with_capacity(members.len());
         for member in &members {

@@ -247,6 +247,7 @@ impl Arguments {
                 Some(target) => target.clone(),
                 None => Address::Flotilla(context.global.endpoints.clone()),
             },
+            stream: context.stream.clone(),
             processes: BTreeMap::new(),
             command: command(),
             workload: mix.to_string(),

@@ -13,7 +13,7 @@ use std::{
     fs::OpenOptions,
     io::{self, Cursor, Write as _},
     path::{Path, PathBuf},
-    time::{Duration, SystemTime},
+    time::SystemTime,
 };
 
 use clap::{Args, Subcommand};
@@ -28,11 +28,10 @@ use zip::{CompressionMethod, ZipWriter, result::ZipError, write::SimpleFileOptio
 
 use self::redact::Keys;
 use super::{
-    Context,
+    Context, Global,
     failure::{Failure, Outcome},
     output::{Format, Out, talk},
 };
-use crate::client::{self, Admin};
 
 /// Bytes of the end of a log file that go in.
 const LOG_BYTES_MAX: u64 = 8 << 20;
@@ -166,7 +165,7 @@ impl Zip {
         }
         let mut archive = Archive::new(folder);
         let mut gaps = Vec::new();
-        let nodes = nodes(endpoints, timeout).await;
+        let nodes = nodes(context).await;
         match &nodes {
             Ok(nodes) => archive.add_json("nodes.json", &nodes.iter().map(row).collect())?,
             Err(error) => gaps.push(Gap {
@@ -277,10 +276,14 @@ fn row(info: &NodeInfo) -> Value {
 }
 
 /// The nodes, from whoever answers first: one that hangs must not hold it up.
-async fn nodes(endpoints: &[String], timeout: Duration) -> client::Result<Vec<NodeInfo>> {
-    let asked = endpoints
-        .iter()
-        .map(|endpoint| async move { Admin::new([endpoint], timeout)?.list_nodes().await }.boxed());
+async fn nodes(context: &Context) -> Outcome<Vec<NodeInfo>> {
+    let Global {
+        endpoints, timeout, ..
+    } = &context.global;
+    let asked = endpoints.iter().map(|endpoint| {
+        let admin = context.admin_of([endpoint], *timeout);
+        async move { Ok::<_, Failure>(admin?.list_nodes().await?) }.boxed()
+    });
     let (nodes, _) = select_ok(asked).await?;
     Ok(nodes)
 }

@@ -34,6 +34,7 @@ fn stores(data: &Path) -> Stores {
     let node = proto::Node {
         node_id: 1,
         address: "a:1".into(),
+        peer_address: String::new(),
         status_address: String::new(),
         store_id: vec![1; 16].into(),
     };

@@ -11,7 +11,7 @@ async fn lonely_nodes(count: u8) -> Vec<Node> {
     for store in 1..=count {
         nodes.push(Node::lonely(store).await);
     }
-    let join: Vec<String> = nodes.iter().map(|node| node.address.clone()).collect();
+    let join: Vec<String> = nodes.iter().map(|node| node.peer_address.clone()).collect();
     for node in &nodes {
         *node.folder.join.lock() = join.clone();
     }
@@ -68,7 +68,10 @@ async fn init_that_broke_off_half_way_is_completed_by_the_next() {
     order.sort_by(|a, b| a.address.cmp(&b.address));
     *order[2].folder.fail.lock() = Some("the disk is full".to_owned());
     let status = init(order[0]).await.expect_err("one fails");
-    assert!(status.message().contains(&order[2].address), "{status}");
+    assert!(
+        status.message().contains(&order[2].peer_address),
+        "{status}"
+    );
     assert!(status.message().contains("the disk is full"), "{status}");
     assert!(status.message().contains("again"), "{status}");
 
@@ -101,8 +104,14 @@ async fn nodes_that_are_not_there_are_named() {
     nodes[2].stop().await;
     let status = init(&nodes[0]).await.expect_err("one is missing");
     assert_eq!(status.code(), tonic::Code::Unavailable);
-    assert!(status.message().contains(&nodes[2].address), "{status}");
-    assert!(!status.message().contains(&nodes[1].address), "{status}");
+    assert!(
+        status.message().contains(&nodes[2].peer_address),
+        "{status}"
+    );
+    assert!(
+        !status.message().contains(&nodes[1].peer_address),
+        "{status}"
+    );
     assert!(nodes[0].folder.adopted.lock().is_empty());
 }
 
@@ -127,7 +136,7 @@ async fn lists_that_make_no_cluster_are_refused() {
     expect("is not among the addresses").await;
 
     // One node under two names.
-    let port = nodes[1].address.rsplit(':').next().expect("a port");
+    let port = nodes[1].peer_address.rsplit(':').next().expect("a port");
     let mut twice = join.clone();
     twice.push(format!("localhost:{port}"));
     *nodes[0].folder.join.lock() = twice;
@@ -169,7 +178,10 @@ async fn clusters_do_not_mix() {
         status.message().contains("is not part of cluster"),
         "{status}"
     );
-    assert!(status.message().contains(&nodes[2].address), "{status}");
+    assert!(
+        status.message().contains(&nodes[2].peer_address),
+        "{status}"
+    );
 
     join_two(2);
     init(&nodes[2]).await.expect("the second cluster");

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
+use flotilla_metrics::Port;
 use flotilla_proto::v1::{admin_client::AdminClient, kv_client::KvClient, peer_client::PeerClient};
 use flotilla_shards::{
     engine::{Refused, RoleChange},
@@ -16,10 +17,10 @@ use flotilla_shards::{
 };
 use futures_util::future::{BoxFuture, FutureExt as _};
 use prost::Message as _;
-use tokio::{sync::oneshot, task::JoinHandle};
+use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
 use tonic::transport::Channel;
 
-use super::super::{forward::NodeStreams, *};
+use super::super::{door::DoorOptions, forward::NodeStreams, *};
 use crate::{
     router::Router,
     runtime::{Answer, Busy, Reply, ShardRequest},
@@ -240,6 +241,7 @@ impl ClusterBootstrap for Folder {
 pub(super) struct Node {
     pub(super) id: NodeId,
     pub(super) address: String,
+    pub(super) peer_address: String,
     pub(super) front: Arc<Front>,
     pub(super) folder: Arc<Folder>,
     pub(super) machine: Arc<Machine>,
@@ -260,13 +262,16 @@ pub(super) struct Bounds {
 impl Node {
     /// A node that belongs to no cluster.
     pub(super) async fn lonely(store: u8) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        let address = listener.local_addr().expect("an address").to_string();
+        let listen = async || TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let (clients, nodes) = (listen().await, listen().await);
+        let address = clients.local_addr().expect("an address").to_string();
+        let peer_address = nodes.local_addr().expect("an address").to_string();
         let metrics = Arc::new(Metrics::new().expect("metrics"));
         let folder = Arc::new(Folder {
             identity: Mutex::new(proto::IdentifyResponse {
                 store_id: vec![store; 16].into(),
                 address: address.clone(),
+                peer_address: peer_address.clone(),
                 protocol: crate::transport::PROTOCOL,
                 ..proto::IdentifyResponse::default()
             }),
@@ -281,7 +286,20 @@ impl Node {
             stop_timeout: Duration::from_secs(5),
             ..ServerOptions::default()
         };
-        let serving = serve(Arc::clone(&front), listener, options, async move {
+        let door = |listener, port| {
+            Door::new(
+                listener,
+                port,
+                None,
+                DoorOptions::default(),
+                Arc::clone(&metrics),
+            )
+        };
+        let doors = Doors {
+            clients: door(clients, Port::Clients),
+            nodes: door(nodes, Port::Nodes),
+        };
+        let serving = serve(Arc::clone(&front), doors, options, async move {
             // Dropping the other end stops as well.
             let _ = stopped.await;
         });
@@ -289,6 +307,7 @@ impl Node {
         Self {
             id: NodeId(0),
             address,
+            peer_address,
             front,
             folder,
             machine: Arc::default(),
@@ -314,6 +333,7 @@ impl Node {
             node_id: self.id,
             store_id: Bytes::new(),
             address: String::new(),
+            peer_address: String::new(),
             status_address: String::new(),
             leases: None,
             marks: Arc::default(),
@@ -336,6 +356,7 @@ impl Node {
             metrics: Arc::clone(&self.metrics),
             gate: Gate::default(),
             requests: Default::default(),
+            long_reads: tokio::sync::Semaphore::new(super::super::services::LONG_READS),
             slow: Arc::new(slow::SlowRequests::new(bounds.slow, true)),
             request_ids: Default::default(),
         }));
@@ -364,7 +385,11 @@ impl Node {
     }
 
     async fn channel(&self) -> Channel {
-        Channel::from_shared(format!("http://{}", self.address))
+        Self::channel_to(&self.address).await
+    }
+
+    async fn channel_to(address: &str) -> Channel {
+        Channel::from_shared(format!("http://{address}"))
             .expect("an address")
             .connect()
             .await
@@ -380,7 +405,7 @@ impl Node {
     }
 
     pub(super) async fn peer(&self) -> PeerClient<Channel> {
-        PeerClient::new(self.channel().await)
+        PeerClient::new(Self::channel_to(&self.peer_address).await)
     }
 
     pub(super) async fn health(&self) -> tonic_health::pb::health_client::HealthClient<Channel> {
@@ -416,6 +441,7 @@ pub(super) async fn cluster(nodes: u8, replicas: usize, bounds: Bounds) -> Vec<N
         .map(|node| proto::Node {
             node_id: 0,
             address: node.address.clone(),
+            peer_address: node.peer_address.clone(),
             status_address: String::new(),
             store_id: node.folder.identity().store_id,
         })

@@ -2,6 +2,7 @@
 
 mod admin;
 mod bootstrap;
+mod door;
 mod fake;
 mod forward;
 mod kv;

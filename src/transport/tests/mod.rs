@@ -157,7 +157,7 @@ impl peer_server::Peer for Service {
         request: Request<Streaming<proto::Frame>>,
     ) -> Result<Response<Delivery>, Status> {
         self.0
-            .deliver(request.into_inner())
+            .deliver(request.into_inner(), None)
             .await
             .map(Response::new)
     }
@@ -166,7 +166,7 @@ impl peer_server::Peer for Service {
         &self,
         request: Request<Streaming<proto::SnapshotChunk>>,
     ) -> Result<Response<proto::InstallSnapshotResponse>, Status> {
-        let answer = self.0.install_snapshot(request.into_inner()).await;
+        let answer = self.0.install_snapshot(request.into_inner(), None).await;
         answer.map(Response::new)
     }
 
@@ -210,6 +210,7 @@ fn entry_of(node: u64, address: SocketAddr) -> proto::Node {
     proto::Node {
         node_id: node,
         address: address.to_string(),
+        peer_address: String::new(),
         status_address: String::new(),
         store_id: store_of(node),
     }
@@ -268,6 +269,7 @@ impl Node {
             node_id: NodeId(id),
             store_id,
             address: address.to_string(),
+            peer_address: String::new(),
             status_address: String::new(),
             leases: Some(LEASES),
         };
@@ -496,6 +498,7 @@ async fn strangers_are_refused_with_an_error_that_names_both_sides() {
         to_node: 2,
         lane: proto::Lane::Urgent.into(),
         address: "127.0.0.1:1".to_owned(),
+        peer_address: String::new(),
         status_address: String::new(),
         starts: vec![start(1, 5)],
         leases: None,

@@ -8,6 +8,7 @@
 //! which has it built for them.
 
 pub mod address;
+pub mod certificates;
 pub mod clock;
 pub mod load;
 pub mod net;
@@ -26,12 +27,15 @@ use std::{
 };
 
 use fastrand::Rng;
-use flotilla::client::{self, Admin, Client, stream::NodeStream};
+use flotilla::client::{
+    self, Admin, Client,
+    stream::{NodeStream, StreamOptions},
+};
 use flotilla_faultfs::{FaultFs, Loss, PowerLoss};
 use flotilla_proto::v1::{self, request, response, show_shard_request::Which};
 use tokio::{runtime::Runtime, task::JoinHandle};
 
-use self::{clock::Clocks, net::Net, process::Process};
+use self::{certificates::Certificates, clock::Clocks, net::Net, process::Process};
 
 /// How long anything may take before the test gives up: far above what it takes on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(120);
@@ -61,6 +65,8 @@ pub struct Plan {
     pub disks: Vec<FaultFs>,
     /// What steps their clocks, if they are to be stepped.
     pub clocks: Option<Clocks>,
+    /// Whether nodes and clients have certificates, and speak TLS.
+    pub secure: bool,
     /// Where everything lies.
     pub folder: tempfile::TempDir,
 }
@@ -81,6 +87,7 @@ impl Default for Plan {
             settings: Vec::new(),
             disks: Vec::new(),
             clocks: None,
+            secure: false,
             folder: tempfile::tempdir().expect("a temporary folder"),
         }
     }
@@ -92,6 +99,7 @@ pub struct Cluster {
     nodes: Vec<Node>,
     net: Net,
     runtime: Runtime,
+    certificates: Option<Certificates>,
 }
 
 /// One node, running or not.
@@ -128,8 +136,11 @@ impl Cluster {
             })
             .collect();
         let listens = nodes.iter().map(|node| node.listen).collect();
+        let certificates = (plan.secure)
+            .then(|| Certificates::create(plan.folder.path().join("certs"), plan.nodes));
         let mut cluster = Self {
             net: Net::new(runtime.handle(), listens),
+            certificates,
             plan,
             nodes,
             runtime,
@@ -179,11 +190,38 @@ impl Cluster {
         &self.net
     }
 
-    /// Where clients and other nodes reach a node.
-    pub fn address(&self, node: usize) -> String {
+    /// The certificates, of [`Plan::secure`].
+    pub fn certificates(&self) -> &Certificates {
+        self.certificates.as_ref().expect("the plan is secure")
+    }
+
+    fn reached_at(&self, node: usize) -> SocketAddr {
         let Node { listen, moved, .. } = self.nodes[node];
-        let address = if moved { listen } else { self.net.front(node) };
-        address.to_string()
+        if moved { listen } else { self.net.front(node) }
+    }
+
+    /// Where clients reach a node.
+    pub fn address(&self, node: usize) -> String {
+        self.reached_at(node).to_string()
+    }
+
+    /// Where a node itself listens for clients, without a proxy in between.
+    pub fn direct_address(&self, node: usize) -> SocketAddr {
+        self.nodes[node].listen
+    }
+
+    /// Where other nodes reach a node.
+    pub fn peer_address(&self, node: usize) -> String {
+        address::of_peers(self.reached_at(node)).to_string()
+    }
+
+    /// How clients connect.
+    pub fn stream_options(&self) -> StreamOptions {
+        let tls = self.certificates.as_ref().map(Certificates::client);
+        StreamOptions {
+            tls,
+            ..StreamOptions::default()
+        }
     }
 
     /// Where a node's status is served.
@@ -261,7 +299,9 @@ impl Cluster {
     /// As the command that starts a node, with some of its flags otherwise.
     pub fn other_command(&self, node: usize, other: &[(&str, &str)]) -> Command {
         let Node { listen, status, .. } = &self.nodes[node];
-        let addresses: Vec<String> = (0..self.len()).map(|node| self.address(node)).collect();
+        let peers: Vec<String> = (0..self.len())
+            .map(|node| self.peer_address(node))
+            .collect();
         let data = self.data(node);
         let mut flags = BTreeMap::from([
             (
@@ -272,9 +312,17 @@ impl Cluster {
             ),
             ("--listen", listen.to_string()),
             ("--advertise", self.address(node)),
+            ("--peer-advertise", self.peer_address(node)),
             ("--status-listen", status.to_string()),
-            ("--join", addresses.join(",")),
+            ("--join", peers.join(",")),
         ]);
+        if let Some(certificates) = &self.certificates {
+            flags.extend(certificates.flags(&format!("node{}", node + 1)));
+        }
+        if other.iter().any(|(flag, _)| *flag == "--listen") {
+            // Elsewhere, so without our proxies.
+            flags.remove("--peer-advertise");
+        }
         flags.extend(
             other
                 .iter()
@@ -351,6 +399,11 @@ impl Cluster {
         }
     }
 
+    /// SIGHUP.
+    pub fn hang_up(&mut self, node: usize) {
+        self.process(node).hang_up();
+    }
+
     /// SIGSTOP.
     pub fn pause(&mut self, node: usize) {
         self.process(node).pause();
@@ -383,6 +436,11 @@ impl Cluster {
         let endpoints: Vec<String> = (0..self.len()).map(|node| self.address(node)).collect();
         let mut command = process::command();
         command.args(["--endpoints", &endpoints.join(","), "--timeout", "60s"]);
+        if let Some(certificates) = &self.certificates {
+            for (flag, value) in certificates.flags("client-test") {
+                command.args([flag, &value]);
+            }
+        }
         command.args(arguments);
         command
     }
@@ -423,7 +481,8 @@ impl Cluster {
     }
 
     /// A client as programs have it.
-    pub fn client(&self, options: client::Options) -> Client {
+    pub fn client(&self, mut options: client::Options) -> Client {
+        options.stream.tls = self.stream_options().tls;
         let endpoints = (0..self.len()).map(|node| self.address(node));
         let client = self.block_on(Client::connect(endpoints, options));
         client.expect("a node answers")
@@ -432,7 +491,7 @@ impl Cluster {
     /// A connection to one node, which gets every request that is sent over it.
     pub fn stream(&self, node: usize) -> NodeStream {
         let _inside = self.runtime.enter();
-        NodeStream::new(self.address(node), Default::default()).expect("an address")
+        NodeStream::new(self.address(node), self.stream_options()).expect("an address")
     }
 
     /// Asks one node, once.
@@ -449,7 +508,8 @@ impl Cluster {
     /// The operators' side of one node.
     pub fn admin(&self, node: usize) -> Admin {
         let _inside = self.runtime.enter();
-        Admin::new([self.address(node)], ASK_TIMEOUT).expect("an address")
+        let options = self.stream_options();
+        Admin::with_options([self.address(node)], ASK_TIMEOUT, &options).expect("an address")
     }
 
     /// What a node says of itself, if it answers.

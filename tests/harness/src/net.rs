@@ -1,4 +1,4 @@
-//! The network between the nodes of a test, and between clients and nodes: a proxy in front of each node, whose links
+//! The network between the nodes of a test, and between clients and nodes: a proxy in front of each port of a node, whose links
 //! can be cut, slowed down and reset while everything runs.
 //!
 //! There is a link per *direction and pair*. A node advertises its proxy's address, so whoever wants to reach it comes
@@ -58,7 +58,7 @@ pub struct Net {
 }
 
 struct Shared {
-    /// The nodes' own addresses.
+    /// The nodes' own addresses for clients.
     behind: Vec<SocketAddr>,
     /// By process id; none while the node is down.
     processes: Mutex<Vec<Option<u32>>>,
@@ -80,7 +80,7 @@ impl Shared {
 }
 
 impl Net {
-    /// Proxies in front of nodes that listen at these addresses.
+    /// Proxies in front of nodes that listen for clients at these addresses, and for nodes at the next ports.
     pub fn new(runtime: &Handle, behind: Vec<SocketAddr>) -> Self {
         let parties = behind.len() + 1;
         let shared = Arc::new(Shared {
@@ -91,18 +91,21 @@ impl Net {
             behind,
         });
         let front = |node| {
-            let front = address::fresh();
-            let listener = runtime
-                .block_on(TcpListener::bind(front))
-                .expect("the address is free");
-            runtime.spawn(accept(Arc::clone(&shared), listener, front, node));
+            let (front, behind) = (address::fresh(), shared.behind[node]);
+            let for_peers = (address::of_peers(front), address::of_peers(behind));
+            for (front, behind) in [(front, behind), for_peers] {
+                let listener = runtime
+                    .block_on(TcpListener::bind(front))
+                    .expect("the address is free");
+                runtime.spawn(accept(Arc::clone(&shared), listener, front, node, behind));
+            }
             front
         };
         let fronts = (0..shared.behind.len()).map(front).collect();
         Self { shared, fronts }
     }
 
-    /// Where others reach a node.
+    /// Where clients reach a node; other nodes do at the next port.
     pub fn front(&self, node: usize) -> SocketAddr {
         self.fronts[node]
     }
@@ -164,7 +167,13 @@ impl Net {
     }
 }
 
-async fn accept(shared: Arc<Shared>, listener: TcpListener, front: SocketAddr, node: usize) {
+async fn accept(
+    shared: Arc<Shared>,
+    listener: TcpListener,
+    front: SocketAddr,
+    node: usize,
+    behind: SocketAddr,
+) {
     // An error means that the test has run out of file descriptors, which its nodes will tell.
     while let Ok((stream, peer)) = listener.accept().await {
         let shared = Arc::clone(&shared);
@@ -175,13 +184,19 @@ async fn accept(shared: Arc<Shared>, listener: TcpListener, front: SocketAddr, n
             };
             // It has no way to fail but by the end of the test.
             let from = looking.await.unwrap_or(Party::Client);
-            connection(&shared, stream, from, node).await;
+            connection(&shared, stream, from, node, behind).await;
         });
     }
 }
 
 /// One connection from its beginning to its end, however it ends.
-async fn connection(shared: &Shared, mut stream: TcpStream, from: Party, node: usize) {
+async fn connection(
+    shared: &Shared,
+    mut stream: TcpStream,
+    from: Party,
+    node: usize,
+    behind: SocketAddr,
+) {
     let to = Party::Node(node);
     let mut there = shared.link(from, to).subscribe();
     let mut back = shared.link(to, from).subscribe();
@@ -190,7 +205,7 @@ async fn connection(shared: &Shared, mut stream: TcpStream, from: Party, node: u
         // Making a connection takes a packet in each direction.
         open(&mut there).await;
         open(&mut back).await;
-        let mut server = TcpStream::connect(shared.behind[node]).await?;
+        let mut server = TcpStream::connect(behind).await?;
         for stream in [&stream, &server] {
             stream.set_nodelay(true)?;
         }

@@ -76,6 +76,10 @@ impl Process {
         self.signal(Signal::TERM);
     }
 
+    pub(crate) fn hang_up(&self) {
+        self.signal(Signal::HUP);
+    }
+
     /// Returns when the process stands still.
     pub(crate) fn pause(&self) {
         self.signal(Signal::STOP);
