@@ -9,6 +9,7 @@ mod census;
 mod leases;
 mod reads;
 mod rest;
+mod snapshots;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -92,7 +93,9 @@ struct Fleet {
     alive: Vec<(NodeId, u64)>,
     cut: BTreeSet<NodeId>,
     tick: u64,
+    /// How nodes are started from now on.
     leases: bool,
+    leased_before: bool,
 }
 
 fn descriptor(shard: ShardId, nodes: u64, first: u64) -> Descriptor {
@@ -189,6 +192,7 @@ impl Fleet {
             cut: BTreeSet::new(),
             tick: 0,
             leases,
+            leased_before: leases,
         }
     }
 
@@ -550,102 +554,6 @@ fn writes_beyond_the_next_leaders_log_are_answered_without_another_write() {
     // The next leader's only entry is at the index of the first.
     let expected: Vec<_> = (1..=5).map(|reply| (reply, Refused::Superseded)).collect();
     assert_eq!(fleet.node(1).refused, expected);
-}
-
-#[test]
-fn a_follower_serves_no_read_before_a_snapshot_is_in_its_state() {
-    let mut fleet = Fleet::new(3, 1);
-    fleet.cut.insert(NodeId(3));
-    let term = fleet.node(3).engine.status(SHARD).expect("open").term;
-    let engine = &mut fleet.node(3).engine;
-    engine.read(SHARD, 1);
-    let asked = engine.turn(1_000).messages.remove(0).message;
-    let from_leader = |kind| Message {
-        kind,
-        from: ReplicaId(1),
-        to: ReplicaId(3),
-        index: Index(50),
-        ..Message::default()
-    };
-    let meta = SnapshotMeta {
-        index: Index(50),
-        term,
-        conf_state: descriptor(SHARD, 3, 1).conf_state(),
-    };
-    let snapshot = Message {
-        term,
-        snapshot: Some(Box::new(Snapshot {
-            meta,
-            data: bytes::Bytes::new(),
-        })),
-        ..from_leader(MessageKind::Snap)
-    };
-    engine.handle_message(SHARD, snapshot).expect("taken");
-    let append = engine.turn(1_000).appends.remove(0);
-    let confirmed = Message {
-        term,
-        context: asked.context,
-        ..from_leader(MessageKind::ReadIndexResp)
-    };
-    engine.handle_message(SHARD, confirmed).expect("taken");
-    assert!(
-        engine.turn(1_000).reads.is_empty(),
-        "the state is still old"
-    );
-    for (shard, message) in append.release.local {
-        engine.handle_local(shard, message);
-    }
-    let out = engine.turn(1_000);
-    let served: Vec<_> = out.reads.iter().map(|read| read.reply).collect();
-    assert_eq!(served, [1]);
-}
-
-#[test]
-fn entries_that_come_with_a_snapshot_are_part_of_the_log() {
-    let mut fleet = Fleet::new(3, 1);
-    fleet.cut.insert(NodeId(3));
-    let engine = &mut fleet.node(3).engine;
-    let term = engine.status(SHARD).expect("open").term;
-    let from_leader = |kind, index| Message {
-        kind,
-        from: ReplicaId(1),
-        to: ReplicaId(3),
-        term,
-        log_term: term,
-        index: Index(index),
-        ..Message::default()
-    };
-    let append = |index: u64| Message {
-        entries: vec![Entry {
-            term,
-            index: Index(index + 1),
-            ..Entry::default()
-        }],
-        ..from_leader(MessageKind::App, index)
-    };
-    let meta = SnapshotMeta {
-        index: Index(50),
-        term,
-        conf_state: descriptor(SHARD, 3, 1).conf_state(),
-    };
-    let snapshot = Message {
-        snapshot: Some(Box::new(Snapshot {
-            meta,
-            data: bytes::Bytes::new(),
-        })),
-        ..from_leader(MessageKind::Snap, 0)
-    };
-    // Both come before the engine's next turn.
-    engine.handle_message(SHARD, snapshot).expect("taken");
-    engine.handle_message(SHARD, append(50)).expect("taken");
-    let written = engine.turn(1_000).appends;
-    for (shard, message) in written.into_iter().flat_map(|append| append.release.local) {
-        engine.handle_local(shard, message);
-    }
-    engine.handle_message(SHARD, append(51)).expect("taken");
-    let out = engine.turn(1_000);
-    assert!(out.failures.is_empty(), "{:?}", out.failures);
-    assert_eq!(engine.status(SHARD).expect("open").last, Index(52));
 }
 
 #[test]

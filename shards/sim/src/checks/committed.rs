@@ -1,13 +1,14 @@
-//! Source: Raft paper 5.4 (Leader Completeness, State Machine Safety), and openraft#1802 (commit without a real quorum).
-//! A committed entry never changes; at the moment of its commit it is on the disks of a quorum, whatever the leader
-//! believes; whoever is elected later has it; only committed entries are applied.
+//! Source: Raft paper 5.4 (Leader Completeness, State Machine Safety; figure 8), and openraft#1802 (commit without a real
+//! quorum). A committed entry never changes; at the moment of its commit it is on the disks of a quorum, whatever the leader
+//! believes, and the last one committed is of the leader's term; whoever is elected later has it; only committed entries are
+//! applied.
 
 use std::collections::BTreeMap;
 
 use flotilla_shards::engine::RoleChange;
 use flotilla_shards::genesis::{GENESIS_INDEX, GENESIS_TERM};
 use flotilla_shards::ids::ShardId;
-use flotilla_shards::raft::{Entry, Index, Role, Term};
+use flotilla_shards::raft::{Entry, EntryId, Index, Role, Term};
 
 use super::{ByIndex, Checked, ensure, log_matching::LogMatching};
 use crate::node::{Node, Phase};
@@ -36,6 +37,45 @@ impl Committed {
     /// Number of committed entries.
     pub(crate) fn count(&self) -> u64 {
         self.entries
+    }
+
+    /// The last committed entry of a shard.
+    pub(super) fn last(&self, shard: ShardId) -> EntryId {
+        let last = self.shards.get(&shard).and_then(|known| {
+            let (index, commit) = known.iter_back().next()?;
+            let term = commit.term;
+            Some(EntryId { term, index })
+        });
+        last.unwrap_or(EntryId {
+            term: GENESIS_TERM,
+            index: GENESIS_INDEX,
+        })
+    }
+
+    /// The term of a committed entry.
+    pub(super) fn term(&self, shard: ShardId, index: Index) -> Option<Term> {
+        let commit = self.shards.get(&shard)?.get(index);
+        commit.map(|commit| commit.term)
+    }
+
+    /// The leader of term `by` says that a shard is committed up to `commit`. What older leaders left behind is committed
+    /// together with an entry of its own only: a quorum that has it may yet be outvoted.
+    pub(super) fn counted(
+        &self,
+        at: usize,
+        shard: ShardId,
+        commit: Index,
+        by: Term,
+        logs: &LogMatching,
+    ) -> Checked {
+        let term = logs.term(at, shard, commit);
+        let of_own = commit <= self.last(shard).index || term.is_none_or(|term| term == by);
+        ensure(of_own, CHECK, || {
+            format!(
+                "node {} leads shard {shard} in term {by} and commits up to entry {commit} of term {term:?}",
+                at + 1
+            )
+        })
     }
 
     /// A node says that a shard is committed up to `commit`: to its followers, to its disk, or by applying it.

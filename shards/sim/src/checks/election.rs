@@ -23,6 +23,11 @@ impl Elections {
         self.nodes.len() as u64
     }
 
+    /// Whether a node was elected for this term.
+    pub(super) fn leads(&self, at: usize, shard: ShardId, term: Term) -> bool {
+        self.nodes.get(&(shard, term)) == Some(&at)
+    }
+
     pub(super) fn sent(&mut self, outgoing: &Outgoing) -> Checked {
         use MessageKind as K;
         let message = &outgoing.message;

@@ -7,12 +7,14 @@ mod acknowledged;
 mod applied;
 mod committed;
 mod compaction;
+mod confirmed_reads;
 mod convergence;
 mod election;
 mod fresh_reads;
 mod hard_state;
 mod leases;
 mod log_matching;
+mod promised_votes;
 mod promises;
 mod requests;
 mod session_answers;
@@ -24,11 +26,15 @@ use std::collections::VecDeque;
 
 use flotilla_proto::v1::CommandAnswer;
 use flotilla_shards::descriptor::Descriptor;
-use flotilla_shards::engine::{Compaction, LogAppend, Outgoing, RecoveredReplica, RoleChange};
+use flotilla_shards::engine::{
+    Compaction, ConfirmedRead, LogAppend, Outgoing, RecoveredReplica, RoleChange,
+};
 use flotilla_shards::ids::ShardId;
-use flotilla_shards::raft::{Entry, EntryKind, Index, MessageKind};
+use flotilla_shards::raft::{Entry, EntryKind, Index, Message, MessageKind, Term};
 
-use crate::node::{Handle, Node};
+use crate::node::{Handle, Input, Node};
+use crate::queue::Micros;
+use crate::settings::Settings;
 use crate::trace::{hash_bytes, mix};
 
 pub(crate) use convergence::{behind, diverged};
@@ -127,10 +133,14 @@ pub(crate) struct Checks {
     pub(crate) reads: fresh_reads::FreshReads,
     pub(crate) requests: requests::Requests,
     pub(crate) stores: stores::Stores,
+    pub(crate) votes: promised_votes::PromisedVotes,
+    pub(crate) confirmed: confirmed_reads::ConfirmedReads,
+    tick: Micros,
 }
 
 impl Checks {
-    pub(crate) fn new(nodes: usize) -> Self {
+    pub(crate) fn new(settings: &Settings) -> Self {
+        let nodes = settings.nodes;
         Self {
             hard_state: hard_state::HardStates::new(nodes),
             log_matching: log_matching::LogMatching::new(nodes),
@@ -142,6 +152,9 @@ impl Checks {
             reads: fresh_reads::FreshReads::default(),
             requests: requests::Requests::new(nodes),
             stores: stores::Stores::new(nodes),
+            votes: promised_votes::PromisedVotes::new(settings),
+            confirmed: confirmed_reads::ConfirmedReads::new(nodes),
+            tick: settings.tick,
         }
     }
 
@@ -155,6 +168,7 @@ impl Checks {
         self.log_matching.append(at, append)?;
         if let Some(state) = append.hard_state {
             self.hard_state.append(at, append.shard, state)?;
+            self.counted(at, append.shard, state.commit, state.term)?;
             self.committed.commit(
                 nodes,
                 at,
@@ -167,10 +181,29 @@ impl Checks {
         Ok(())
     }
 
+    /// A node says how far it has committed, and not only how far somebody else may do so.
+    fn counted(&self, at: usize, shard: ShardId, commit: Index, by: Term) -> Checked {
+        match self.election.leads(at, shard, by) {
+            true => (self.committed).counted(at, shard, commit, by, &self.log_matching),
+            false => Ok(()),
+        }
+    }
+
     /// A message leaves a node.
-    pub(crate) fn sent(&mut self, nodes: &[Node], at: usize, outgoing: &Outgoing) -> Checked {
+    pub(crate) fn sent(
+        &mut self,
+        nodes: &[Node],
+        at: usize,
+        now: Micros,
+        outgoing: &Outgoing,
+    ) -> Checked {
         self.election.sent(outgoing)?;
+        self.votes.sent(&nodes[at], at, now, outgoing)?;
+        self.confirmed.sent(at, outgoing)?;
         let Outgoing { shard, message, .. } = outgoing;
+        if message.kind == MessageKind::App {
+            self.counted(at, *shard, message.commit, message.term)?;
+        }
         if let MessageKind::App | MessageKind::Heartbeat = message.kind {
             let logs = &self.log_matching;
             self.committed
@@ -254,14 +287,58 @@ impl Checks {
         self.requests.asked(at, handle)
     }
 
-    /// A node's engine is done with a call.
+    /// A node's engine is about to take in what has come.
+    pub(crate) fn turn(&mut self, nodes: &[Node], at: usize, now: Micros) -> Checked {
+        self.confirmed.turn();
+        for input in &nodes[at].inbox {
+            match input {
+                Input::Read(shard, handle) => {
+                    let bound = self.lease(nodes, at, now, *shard)?;
+                    let committed = self.committed.last(*shard);
+                    (self.confirmed).asked(at, *handle, committed, bound > now);
+                }
+                Input::Peer(messages) => {
+                    let asks = |message: &Message| message.kind == MessageKind::ReadIndex;
+                    for (shard, message) in messages.iter().filter(|(_, message)| asks(message)) {
+                        let bound = self.lease(nodes, at, now, *shard)?;
+                        (self.confirmed).forwarded(at, *shard, &message.context, bound > now);
+                    }
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// A node may be about to use its lease. Returns until when a quorum is bound to it.
+    fn lease(
+        &self,
+        nodes: &[Node],
+        at: usize,
+        now: Micros,
+        shard: ShardId,
+    ) -> Result<Micros, Violation> {
+        let bound = self.votes.bound_until(nodes, at, shard, now);
+        leases::bound(&nodes[at], shard, now, self.tick, bound)?;
+        Ok(bound)
+    }
+
+    /// A node's engine says that a read may be served.
+    pub(crate) fn confirmed(&mut self, at: usize, read: &ConfirmedRead<Handle>) -> Checked {
+        self.confirmed.confirmed(at, read, &self.committed)?;
+        self.requests.answered(at, read.reply)
+    }
+
+    /// A node's engine is done with a call, but for confirmed reads.
     pub(crate) fn answered(&mut self, at: usize, handle: Handle) -> Checked {
+        self.confirmed.ended_call(at, handle);
         self.requests.answered(at, handle)
     }
 
     /// A node's process ended.
     pub(crate) fn ended(&mut self, at: usize) {
         self.requests.ended(at);
+        self.confirmed.ended(at);
         self.stores.ended(at);
     }
 }

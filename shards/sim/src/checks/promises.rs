@@ -1,7 +1,9 @@
 //! Source: Raft paper 5.1 and figure 2 ("updated on stable storage before responding to RPCs"); etcd#14370, openraft
-//! ee460f37. A vote or an acknowledgement that leaves a node speaks of what is on its disk, synced.
+//! ee460f37. A vote or an acknowledgement that leaves a node speaks of what is on its disk, synced. Whoever promises not to
+//! vote has so much there that it will not take itself for newborn after a restart, and vote at once.
 
 use flotilla_shards::engine::Outgoing;
+use flotilla_shards::genesis::GENESIS_INDEX;
 use flotilla_shards::raft::MessageKind;
 
 use super::{Checked, ensure};
@@ -13,8 +15,10 @@ pub(super) fn check(node: &Node, outgoing: &Outgoing) -> Checked {
     let message = &outgoing.message;
     let shard = outgoing.shard;
     let kind = message.kind;
-    if message.reject || !matches!(kind, MessageKind::VoteResp | MessageKind::AppResp) {
-        return Ok(());
+    match kind {
+        MessageKind::VoteResp | MessageKind::AppResp if !message.reject => {}
+        MessageKind::HeartbeatResp if message.promise => {}
+        _ => return Ok(()),
     }
     let disk = node.log.0.borrow();
     let log = disk.durable(shard);
@@ -24,6 +28,9 @@ pub(super) fn check(node: &Node, outgoing: &Outgoing) -> Checked {
         state.term > message.term
             || match kind {
                 MessageKind::VoteResp => state.term == message.term && state.vote == message.to,
+                MessageKind::HeartbeatResp => {
+                    !state.vote.is_none() || log.last().index > GENESIS_INDEX
+                }
                 _ => state.term == message.term && log.last().index >= message.index,
             }
     });

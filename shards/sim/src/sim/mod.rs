@@ -150,7 +150,7 @@ impl Sim {
             .collect();
         Self {
             network: Network::new(&settings),
-            checks: Checks::new(nodes.len()),
+            checks: Checks::new(&settings),
             backlog: nodes.iter().map(|_| Vec::new()).collect(),
             queue: Queue::new(),
             limits: Limits::default(),

@@ -1,5 +1,8 @@
 //! The faults of a run that happen at a moment: which node they hit, how long they last, and how they end.
 
+use flotilla_shards::engine::RoleChange;
+use flotilla_shards::raft::Role;
+
 use super::{Event, Sim};
 use crate::checks::{Checked, Violation};
 use crate::disk::Unsynced;
@@ -14,6 +17,16 @@ pub(crate) enum Remedy {
     Mend(Vec<(usize, usize)>),
     Disk(usize),
     Clock(usize),
+}
+
+/// What a crash of this kind does to what was not synced.
+fn unsynced(fault: Fault) -> Option<Unsynced> {
+    match fault {
+        Fault::CrashKept => Some(Unsynced::Kept),
+        Fault::CrashDropped => Some(Unsynced::Dropped),
+        Fault::CrashTorn => Some(Unsynced::Torn),
+        _ => None,
+    }
 }
 
 impl Sim {
@@ -61,15 +74,38 @@ impl Sim {
         Ok(())
     }
 
+    /// A node is about to ask for votes. Where nodes crash and leases are used, one that has promised its vote away is started
+    /// anew in that moment now and then: chance alone seldom asks so early for what must not be given yet.
+    pub(super) fn tempt(&mut self, candidate: usize, change: &RoleChange) {
+        let faults = &self.settings.faults;
+        let crash = faults
+            .iter()
+            .find_map(|&(fault, _)| Some((fault, unsynced(fault)?)));
+        let Some((fault, unsynced)) = crash.filter(|_| {
+            self.settings.engine.leases && !self.calm && change.role == Role::PreCandidate
+        }) else {
+            return;
+        };
+        let now = self.queue.now();
+        let mut bound = (0..self.nodes.len()).filter(|&at| {
+            let binds = (self.checks.votes).binds(&self.nodes[at], at, change.shard, now);
+            at != candidate && self.nodes[at].phase == Phase::Up && binds
+        });
+        let Some(at) = bound.next().filter(|_| self.rng.u8(..4) == 0) else {
+            return;
+        };
+        self.faults.note(fault);
+        self.crash(at, unsynced, "the power goes for a moment");
+        self.queue.after(0, Event::Start(at));
+    }
+
     /// Returns whether the fault could happen there now.
     fn inject(&mut self, fault: Fault, at: usize, spell: Micros) -> Result<bool, Violation> {
         let running = self.nodes[at].is_running();
         match fault {
             Fault::CrashKept | Fault::CrashDropped | Fault::CrashTorn if running => {
-                let unsynced = match fault {
-                    Fault::CrashKept => Unsynced::Kept,
-                    Fault::CrashDropped => Unsynced::Dropped,
-                    _ => Unsynced::Torn,
+                let Some(unsynced) = unsynced(fault) else {
+                    return Ok(false);
                 };
                 // Now and then the power of several nodes goes at once.
                 let all = self.rng.u8(..8) == 0;

@@ -65,6 +65,7 @@ impl Sim {
     /// One turn of the worker.
     pub(super) fn turn(&mut self, at: usize) -> Checked {
         let now = self.queue.now();
+        self.checks.turn(&self.nodes, at, now)?;
         let node = &mut self.nodes[at];
         node.turn_due = false;
         let tick = node.tick_at(now, self.settings.tick);
@@ -187,7 +188,7 @@ impl Sim {
         }
         for read in out.reads {
             self.report.leased += u64::from(read.leased);
-            self.checks.answered(at, read.reply)?;
+            self.checks.confirmed(at, &read)?;
             self.resume_call(at, read.reply, CallEvent::ReadReady)?;
         }
         for (handle, refused) in out.refusals {
@@ -219,6 +220,7 @@ impl Sim {
         let (now, length) = (self.queue.now(), self.settings.tick);
         let tick = |node: &Node| node.tick_at(now, length);
         self.checks.role(&self.nodes, tick, at, change)?;
+        self.tempt(at, change);
         if self.nodes[at].router.note_change(change) {
             self.wake_calls(at, change.shard);
         }
@@ -230,9 +232,10 @@ impl Sim {
         if messages.is_empty() {
             return Ok(());
         }
+        let now = self.queue.now();
         let mut frames: Vec<Frame> = Vec::new();
         for outgoing in messages {
-            self.checks.sent(&self.nodes, at, &outgoing)?;
+            self.checks.sent(&self.nodes, at, now, &outgoing)?;
             let to = (outgoing.node.0 - 1) as usize;
             let urgent = outgoing.is_urgent();
             let (shard, mut message) = (outgoing.shard, outgoing.message);

@@ -49,6 +49,7 @@ impl Fleet {
         let (disk, tick) = (self.node(id).disk.clone(), self.tick);
         let config = EngineConfig {
             leases: self.leases,
+            leased_before: self.leased_before,
             ..EngineConfig::new(NodeId(id), 1000 + tick)
         };
         let mut engine = Engine::new(config, disk.clone(), Arc::default(), tick);
