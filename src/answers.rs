@@ -23,6 +23,8 @@ use tonic::{
     transport::Channel,
 };
 
+use crate::token::Token;
+
 const DETAILS: &str = "grpc-status-details-bin";
 /// As tonic reads it.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
@@ -35,7 +37,32 @@ pub(crate) type Connection = Readable<Channel>;
 
 /// See the module.
 #[derive(Clone, Debug)]
-pub(crate) struct Readable<S>(pub(crate) S);
+pub(crate) struct Readable<S> {
+    inner: S,
+    /// Goes with each request: who asks.
+    authorization: Option<http::HeaderValue>,
+}
+
+impl<S> Readable<S> {
+    pub(crate) fn new(inner: S) -> Self {
+        Self {
+            inner,
+            authorization: None,
+        }
+    }
+
+    /// The same, with a token that each request shows.
+    pub(crate) fn with_token(mut self, token: Option<&Token>) -> Self {
+        self.authorization = token.and_then(|token| {
+            let text = format!("Bearer {}", token.reveal());
+            // Always a legal header: hexadecimal digits.
+            let mut header = http::HeaderValue::try_from(text).ok()?;
+            header.set_sensitive(true);
+            Some(header)
+        });
+        self
+    }
+}
 
 type Looked<F> = MapOk<F, fn(http::Response<Body>) -> http::Response<Body>>;
 
@@ -48,11 +75,15 @@ where
     type Future = Looked<S::Future>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.0.poll_ready(context)
+        self.inner.poll_ready(context)
     }
 
-    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        self.0.call(request).map_ok(|mut answer| {
+    fn call(&mut self, mut request: http::Request<Body>) -> Self::Future {
+        if let Some(authorization) = &self.authorization {
+            let header = http::header::AUTHORIZATION;
+            request.headers_mut().insert(header, authorization.clone());
+        }
+        self.inner.call(request).map_ok(|mut answer| {
             look_at(answer.headers_mut());
             answer.map(|body| Body::new(Trailed(body)))
         })

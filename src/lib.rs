@@ -24,6 +24,7 @@ pub mod shutdown;
 pub mod status;
 pub mod storage;
 pub mod tls;
+pub mod token;
 pub mod transport;
 
 #[cfg(test)]

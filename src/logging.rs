@@ -68,8 +68,13 @@ impl LogControl {
     /// # Errors
     /// The subscriber is gone.
     pub fn level(&self) -> Result<String, LogError> {
+        let wanted = |filter: &EnvFilter| {
+            let all = filter.to_string();
+            let directives: Vec<&str> = all.split(',').filter(|one| *one != AUDIT).collect();
+            directives.join(",")
+        };
         self.filter
-            .with_current(EnvFilter::to_string)
+            .with_current(wanted)
             .map_err(|error| LogError::Filter(error.to_string()))
     }
 
@@ -84,8 +89,12 @@ impl LogControl {
     }
 }
 
+/// What operators do is logged whatever else is.
+const AUDIT: &str = "audit=info";
+
 fn filter(level: &LogLevel) -> Result<EnvFilter, LogError> {
-    EnvFilter::try_new(level.as_str()).map_err(|error| LogError::Filter(error.to_string()))
+    EnvFilter::try_new(format!("{AUDIT},{}", level.as_str()))
+        .map_err(|error| LogError::Filter(error.to_string()))
 }
 
 #[cfg(test)]
@@ -112,9 +121,13 @@ pub(crate) mod tests {
                 .expect("change");
             assert!(tracing::enabled!(target: "flotilla::status", tracing::Level::DEBUG));
             assert!(!tracing::enabled!(target: "other", tracing::Level::INFO));
+            assert!(tracing::enabled!(target: "audit", tracing::Level::INFO));
         });
-        let read_back = LogLevel::parse(&control.level().expect("level"));
-        assert!(read_back.is_some());
+        let read_back = control.level().expect("level");
+        assert!(
+            LogLevel::parse(&read_back).is_some() && !read_back.contains("audit"),
+            "{read_back}"
+        );
     }
 
     #[test]

@@ -89,6 +89,10 @@ label! {
         NotInitialized = "not_initialized",
         /// The node was going down.
         ShuttingDown = "shutting_down",
+        /// The caller did not say who it is, or not credibly.
+        Unauthenticated = "unauthenticated",
+        /// The caller may not do this.
+        PermissionDenied = "permission_denied",
         /// A fault of this node.
         Internal = "internal",
     }

@@ -115,6 +115,10 @@ metrics! {
 
     /// Requests answered, by operation and result.
     requests: By2<Counter, Operation, Outcome> = "flotilla_request_answers_total";
+    /// Whether callers have to say who they are, as far as this node knows: 1 or 0.
+    access_enforced: Gauge = "flotilla_access_enforced";
+    /// Time since the node's copy of users and roles was last confirmed.
+    access_age: FloatGauge = "flotilla_access_age_seconds";
     /// Time from the arrival of a request until its answer, by operation.
     request_seconds: By<Histogram, Operation> = "flotilla_request_latency_seconds" in LATENCY;
     /// Time that a write spends in each stage; see `ARCHITECTURE.md`, the way of a put.

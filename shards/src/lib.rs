@@ -10,6 +10,7 @@
 //! - [`raft`] is one Raft group as a state machine. It does not know that there are many groups, nor what entries mean.
 //! - [`kv`] is what the entries mean: commands, sessions, answers, reads. [`meta`] is the same for the directory, which
 //!   is a shard of its own, and [`genesis`] says how all of it begins.
+//! - [`access`] is who may do what: the tables, which lie in the directory, and the one place that decides.
 //! - [`engine`] is many groups at once: their batching, timers, reads and outputs; [`recovery`] says with what they
 //!   start after a crash.
 //! - [`wire`], [`descriptor`], [`keys`] and [`value`] are the gates. What comes from the network or from a disk becomes a
@@ -22,6 +23,7 @@
 //! applied index of every shard that it changes, so that it may lose its newest batches in a crash, in order, and get
 //! them again from the log.
 
+pub mod access;
 pub mod descriptor;
 pub mod engine;
 pub mod genesis;

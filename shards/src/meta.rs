@@ -7,12 +7,14 @@
 //! node/<id, 16 hex digits>     Node
 //! shard/<id, 16 hex digits>    Descriptor
 //! next/node, next/shard        the next id to give (8 bytes, big endian)
+//! access/…                     who may do what, see [`access`](crate::access)
 //! ```
 //!
 //! Ids have a fixed width so that rows sort by id. All changes are conditional on the revision that was read, so two
 //! nodes that change the same row at once can't undo each other's work: the second is told that its condition failed,
 //! reads again, and decides again.
 
+use crate::access;
 use crate::descriptor::{Descriptor, DescriptorError, KeyRange};
 use crate::ids::{NodeId, ShardId};
 use crate::node::{Node, NodeError};
@@ -53,6 +55,8 @@ pub enum MetaRow {
     Shard(Descriptor),
     /// The next id that an allocator gives.
     Next(Allocator, u64),
+    /// A row of the access tables.
+    Access(access::Row),
 }
 
 /// Why a row of the directory cannot be read.
@@ -84,6 +88,14 @@ pub enum MetaError {
         key: Bytes,
         /// What is wrong.
         source: DescriptorError,
+    },
+    /// A broken row of the access tables.
+    #[error("directory row \"{}\": {source}", key.escape_ascii())]
+    Access {
+        /// Which row.
+        key: Bytes,
+        /// What is wrong.
+        source: access::RowError,
     },
     /// An allocator's value is a number of 8 bytes.
     #[error("directory row \"{}\" has {bytes} bytes, expected 8", key.escape_ascii())]
@@ -145,6 +157,13 @@ impl MetaRow {
             source,
         };
         let text = std::str::from_utf8(key).map_err(|_| unknown())?;
+        if text.starts_with(access::PREFIX) {
+            let row = access::Row::decode(key, value).map_err(|source| MetaError::Access {
+                key: key.clone(),
+                source,
+            })?;
+            return Ok(Self::Access(row));
+        }
         let (row, id) = if text.starts_with(NODE) {
             let node = proto::Node::decode(value).map_err(message)?;
             let node = Node::try_from(node).map_err(|source| MetaError::Node {
@@ -189,6 +208,7 @@ impl MetaRow {
             Self::Node(node) => node_key(node.id),
             Self::Shard(descriptor) => shard_key(descriptor.shard),
             Self::Next(allocator, _) => next_key(*allocator),
+            Self::Access(row) => row.key(),
         }
     }
 
@@ -199,6 +219,7 @@ impl MetaRow {
             Self::Node(node) => proto::Node::from(node).encode_to_vec().into(),
             Self::Shard(descriptor) => proto::Descriptor::from(descriptor).encode_to_vec().into(),
             Self::Next(_, next) => Bytes::copy_from_slice(&next.to_be_bytes()),
+            Self::Access(row) => row.value(),
         }
     }
 
@@ -318,7 +339,12 @@ mod tests {
     proptest! {
         #[test]
         fn any_row_is_understood_or_refused(
-            key in prop_oneof![Just("node/".to_string()), Just("shard/".to_string()), "next/(node|shard)|.{0,8}"],
+            key in prop_oneof![
+                Just("node/".to_string()),
+                Just("shard/".to_string()),
+                "access/(policy|role/r?|user/u?)",
+                "next/(node|shard)|.{0,8}",
+            ],
             id in prop_oneof![Just(String::new()), (0u64..4).prop_map(|id| format!("{id:016x}"))],
             value in proptest::collection::vec(any::<u8>(), 0..32),
         ) {

@@ -97,6 +97,8 @@ impl Failure {
                 Error::InvalidArgument { .. }
                 | Error::SessionUnknown { .. }
                 | Error::CrossShard { .. }
+                | Error::Unauthenticated { .. }
+                | Error::PermissionDenied { .. }
                 | Error::Internal { .. }
                 | Error::Protocol { .. } => ExitCode::Error,
             },
@@ -136,7 +138,8 @@ impl Failure {
                     "do client and nodes have the same version? Compare `flotilla version` and `flotilla status`"
                 }
                 Error::Internal { .. } => "the node's log has the details",
-                Error::InvalidArgument { .. } => return None,
+                Error::PermissionDenied { .. } => "`flotilla auth whoami` shows what you may do",
+                Error::InvalidArgument { .. } | Error::Unauthenticated { .. } => return None,
             },
             Self::NobodyAnswers(_) => {
                 "are the nodes running? Name others with --endpoints HOST:PORT,…"

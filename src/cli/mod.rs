@@ -1,6 +1,7 @@
 //! The command line: arguments in, calls of the client library, output and exit code out. Nothing here knows how a node
 //! works inside.
 
+mod access;
 mod admin;
 mod bench;
 mod cert;
@@ -37,6 +38,7 @@ use crate::{
     escape,
     exit::ExitCode,
     tls::{ClientFiles, ClientTls},
+    token::Token,
 };
 
 /// A fleet of Rafts: a sharded, strongly consistent key-value store.
@@ -118,6 +120,41 @@ struct Global {
         env = "FLOTILLA_KEY"
     )]
     key: Option<PathBuf>,
+    /// File that holds the token which says who asks
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        env = "FLOTILLA_TOKEN_FILE",
+        conflicts_with = "token"
+    )]
+    token_file: Option<PathBuf>,
+    /// The token itself; in the environment or in a file others of this machine can't see it
+    #[arg(
+        long,
+        global = true,
+        value_name = "TOKEN",
+        env = "FLOTILLA_TOKEN",
+        hide_env_values = true
+    )]
+    token: Option<Secret>,
+}
+
+/// A token as it was typed.
+#[derive(Clone)]
+struct Secret(String);
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secret")
+    }
+}
+
+/// Never fails: clap would repeat what it could not read. What is no token is found when it is used.
+impl From<String> for Secret {
+    fn from(text: String) -> Self {
+        Self(text)
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -152,6 +189,18 @@ enum Command {
     /// Shards of the cluster
     #[command(subcommand)]
     Shard(shards::Shard),
+    /// Whether callers have to say who they are
+    #[command(subcommand)]
+    Auth(access::Auth),
+    /// Users of the cluster
+    #[command(subcommand)]
+    User(access::User),
+    /// Roles of users: what may be done with which keys
+    #[command(subcommand)]
+    Role(access::Role),
+    /// Tokens, by which users say who they are
+    #[command(subcommand)]
+    Token(access::Tokens),
     /// Measure the cluster
     #[command(subcommand)]
     Bench(bench::Command),
@@ -251,8 +300,26 @@ impl Global {
         };
         Ok(StreamOptions {
             tls,
+            token: self.token()?,
             ..StreamOptions::default()
         })
+    }
+
+    /// Who asks.
+    fn token(&self) -> Outcome<Option<Token>> {
+        let (text, place) = match (&self.token_file, &self.token) {
+            (Some(path), _) => {
+                let text = std::fs::read_to_string(path).map_err(Failure::file(path))?;
+                (text, path.display().to_string())
+            }
+            (None, Some(Secret(text))) if !text.is_empty() => {
+                (text.clone(), "--token or FLOTILLA_TOKEN".to_owned())
+            }
+            _ => return Ok(None),
+        };
+        let token = Token::parse(text.trim());
+        let token = token.map_err(|error| Failure::Usage(format!("{place}: {error}")))?;
+        Ok(Some(token))
     }
 }
 
@@ -367,6 +434,10 @@ async fn ask(command: Command, context: &Context, out: &mut Out) -> Outcome {
         Command::Node(admin::Node::Ls) => admin::list_nodes(context, out).await,
         Command::Shard(shards::Shard::Ls) => shards::list(context, out).await,
         Command::Shard(shards::Shard::Show(show)) => show.run(context, out).await,
+        Command::Auth(auth) => auth.run(context, out).await,
+        Command::User(user) => user.run(context, out).await,
+        Command::Role(role) => role.run(context, out).await,
+        Command::Token(tokens) => tokens.run(context, out).await,
         Command::Bench(bench) => bench.run(context, out).await,
         Command::Debug(debug::Debug::Zip(zip)) => zip.run(context, out).await,
         Command::Completion { .. }
@@ -456,6 +527,16 @@ mod tests {
             "cert create-ca --dir d --days 10 --cluster 0123456789abcdef0123456789ABCDEF",
             "cert create-node --id 1 --host a.example,10.0.0.1 --out o",
             "cert create-client web-1@eu",
+            "auth enable",
+            "auth whoami --token-file f",
+            "user create bob --role a,b --role c",
+            "user grant bob a",
+            "role grant app read,write --prefix app/",
+            "role grant all admin --all",
+            "role grant app read --range a b",
+            "role revoke app --prefix app/",
+            "token create bob --expires 1h",
+            "token delete 00000000000000ff",
             "verify f -w json",
             "verify - --search-steps 100 --search-memory 16",
             "completion zsh",
@@ -498,6 +579,13 @@ mod tests {
             "cert create-node --id 0",
             "cert create-client a/b",
             "cert create-ca --cluster 01",
+            "role grant app read",
+            "role grant app all --all",
+            "role grant app read --all --prefix p",
+            "token create bob --expires never",
+            "token delete x",
+            "user create",
+            "get k --token a --token-file f",
             "verify",
             "debug",
             "debug zip --status a",

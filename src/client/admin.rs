@@ -194,6 +194,52 @@ impl Admin {
         }
     }
 
+    /// Who the cluster takes this caller for.
+    ///
+    /// # Errors
+    /// As [`Admin::list_nodes`].
+    pub async fn who_am_i(&self) -> Result<v1::WhoAmIResponse> {
+        self.any(async |mut client| client.who_am_i(v1::WhoAmIRequest {}).await)
+            .await
+    }
+
+    /// All roles, users and tokens, without the tokens' secrets.
+    ///
+    /// # Errors
+    /// As [`Admin::list_nodes`].
+    pub async fn show_access(&self) -> Result<v1::ShowAccessResponse> {
+        self.any(async |mut client| client.show_access(v1::ShowAccessRequest {}).await)
+            .await
+    }
+
+    /// Changes roles, users or tokens, or whether they are enforced. After an error that leaves the outcome open no other
+    /// endpoint is asked.
+    ///
+    /// # Errors
+    /// The node's.
+    pub async fn change_access(
+        &self,
+        change: v1::change_access_request::Change,
+    ) -> Result<v1::ChangeAccessResponse> {
+        let request = v1::ChangeAccessRequest {
+            change: Some(change),
+        };
+        let mut result = None;
+        for endpoint in &self.endpoints {
+            let request = request.clone();
+            let asked = self.one(endpoint, async |mut client| {
+                client.change_access(request).await
+            });
+            match asked.await {
+                Err(error) if error.is_transient() && error.nothing_written() => {
+                    result = Some(Err(error));
+                }
+                other => return other,
+            }
+        }
+        result.unwrap_or_else(|| unreachable!("new() demands an endpoint"))
+    }
+
     async fn any<T>(
         &self,
         call: impl AsyncFn(AdminClient<Connection>) -> Result<tonic::Response<T>, tonic::Status>,

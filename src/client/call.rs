@@ -137,7 +137,7 @@ mod tests {
 
     fn errors() -> Vec<Error> {
         let address = "n:1".to_owned();
-        let mut errors: Vec<Error> = (1..=11)
+        let mut errors: Vec<Error> = (1..=13)
             .map(|code| {
                 Error::from(v1::Error {
                     code,

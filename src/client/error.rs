@@ -80,6 +80,18 @@ pub enum Error {
         /// What the node said.
         message: String,
     },
+    /// The cluster asks who calls, and was not told, or not credibly.
+    #[error("not let in: {message}")]
+    Unauthenticated {
+        /// What the node said.
+        message: String,
+    },
+    /// The caller may not do this.
+    #[error("not allowed: {message}")]
+    PermissionDenied {
+        /// What is missing.
+        message: String,
+    },
     /// The node met an error of its own.
     #[error("the node reports an internal error: {message}")]
     Internal {
@@ -135,6 +147,8 @@ impl Error {
             | Self::CrossShard { .. }
             | Self::NotInitialized { .. }
             | Self::ShuttingDown { .. }
+            | Self::Unauthenticated { .. }
+            | Self::PermissionDenied { .. }
             | Self::Unreachable { .. } => true,
             Self::DeadlineExceeded { sent, .. } => !sent,
             Self::OutcomeUnknown { .. }
@@ -161,6 +175,8 @@ impl Error {
             Self::InvalidArgument { .. }
             | Self::SessionUnknown { .. }
             | Self::CrossShard { .. }
+            | Self::Unauthenticated { .. }
+            | Self::PermissionDenied { .. }
             | Self::Internal { .. }
             | Self::Protocol { .. } => false,
         }
@@ -180,6 +196,8 @@ impl Error {
             Self::CrossShard { .. } => "cross_shard",
             Self::NotInitialized { .. } => "not_initialized",
             Self::ShuttingDown { .. } => "shutting_down",
+            Self::Unauthenticated { .. } => "unauthenticated",
+            Self::PermissionDenied { .. } => "permission_denied",
             Self::Internal { .. } => "internal",
             Self::Unreachable { .. } => "unreachable",
             Self::ConnectionLost { .. } => "connection_lost",
@@ -227,6 +245,8 @@ impl Error {
             Self::CrossShard { message } => of(Code::CrossShard, message),
             Self::NotInitialized { message } => of(Code::NotInitialized, message),
             Self::ShuttingDown { message } => of(Code::ShuttingDown, message),
+            Self::Unauthenticated { message } => of(Code::Unauthenticated, message),
+            Self::PermissionDenied { message } => of(Code::PermissionDenied, message),
             Self::Internal { message } => of(Code::Internal, message),
             Self::Unreachable { .. }
             | Self::ConnectionLost { .. }
@@ -302,6 +322,8 @@ impl From<v1::Error> for Error {
             Code::CrossShard => Self::CrossShard { message },
             Code::NotInitialized => Self::NotInitialized { message },
             Code::ShuttingDown => Self::ShuttingDown { message },
+            Code::Unauthenticated => Self::Unauthenticated { message },
+            Code::PermissionDenied => Self::PermissionDenied { message },
             // A code of a later version says nothing about what was written: the cautious reading.
             Code::Internal | Code::Unspecified => Self::Internal { message },
         }
@@ -338,7 +360,7 @@ mod tests {
     use super::*;
 
     fn all_codes() -> impl Iterator<Item = v1::error::Code> {
-        (1..=11).map(|number| v1::error::Code::try_from(number).expect("codes 1 to 11 exist"))
+        (1..=13).map(|number| v1::error::Code::try_from(number).expect("codes 1 to 13 exist"))
     }
 
     #[test]

@@ -146,7 +146,7 @@ pub fn answers(mut data: &[u8]) {
             })
             .collect(),
     };
-    let mut client = KvClient::new(Readable(written));
+    let mut client = KvClient::new(Readable::new(written));
     RUNTIME.with(|runtime| {
         runtime.block_on(async {
             if let Err(status) = client.put(v1::PutRequest::default()).await {

@@ -15,7 +15,9 @@ use std::{
     time::Duration,
 };
 
-use flotilla_proto::v1::{self, Request, Response, kv_client::KvClient, response};
+use flotilla_proto::v1::{
+    self, Request, Response, kv_client::KvClient, peer_client::PeerClient, response,
+};
 use prost::Message as _;
 use tokio::{
     sync::{mpsc, oneshot},
@@ -28,6 +30,7 @@ use super::error::{Error, Result, reason_of};
 use crate::{
     answers::{Connection, Readable},
     tls::{self, ClientTls},
+    token::Token,
 };
 
 /// Bounds of one message; a single larger request still travels, alone. The node's limit for a message must leave room
@@ -58,6 +61,19 @@ pub struct StreamOptions {
     pub keepalive: Duration,
     /// What is shown to nodes and demanded of them; none: plaintext.
     pub tls: Option<ClientTls>,
+    /// Says who asks; none: nobody in particular.
+    pub token: Option<Token>,
+    /// Whom the stream is opened as.
+    pub side: Side,
+}
+
+/// Which service a stream is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// The one for clients.
+    Client,
+    /// The one for other nodes.
+    Node,
 }
 
 impl Default for StreamOptions {
@@ -68,6 +84,8 @@ impl Default for StreamOptions {
             connect_timeout: Duration::from_secs(2),
             keepalive: Duration::from_secs(3),
             tls: None,
+            token: None,
+            side: Side::Client,
         }
     }
 }
@@ -143,7 +161,7 @@ pub(crate) fn channel(address: &str, options: &StreamOptions) -> Result<Connecti
         .initial_stream_window_size(4 << 20)
         .initial_connection_window_size(16 << 20)
         .tcp_nodelay(true);
-    Ok(Readable(tls::client::connect_lazy(&endpoint, tls)))
+    Ok(Readable::new(tls::client::connect_lazy(&endpoint, tls)).with_token(options.token.as_ref()))
 }
 
 impl NodeStream {
@@ -172,7 +190,7 @@ impl NodeStream {
         let (queue, incoming) = mpsc::unbounded_channel();
         let driver = Driver {
             shared: Arc::clone(&shared),
-            client: KvClient::new(channel.clone()).max_decoding_message_size(MAX_ANSWER_BYTES),
+            channel: channel.clone(),
             incoming,
             backlog: VecDeque::new(),
             in_flight: HashMap::new(),
@@ -323,7 +341,7 @@ impl Shared {
 /// The task behind a stream.
 struct Driver {
     shared: Arc<Shared>,
-    client: KvClient<Connection>,
+    channel: Connection,
     incoming: mpsc::UnboundedReceiver<Pending>,
     /// Taken from the queue and not sent yet. Bounded, as is `in_flight`, by the counts of `Shared`.
     backlog: VecDeque<Pending>,
@@ -348,9 +366,23 @@ struct Open {
 }
 
 /// Opens the stream. No request leaves before the node has accepted it, so that a failure proves that nothing was sent.
-async fn open(mut client: KvClient<Connection>, timeout: Duration) -> Opened {
+async fn open(channel: Connection, side: Side, timeout: Duration) -> Opened {
     let (outgoing, messages) = mpsc::channel(MESSAGES_AHEAD);
-    match tokio::time::timeout(timeout, client.stream(ReceiverStream::new(messages))).await {
+    let messages = ReceiverStream::new(messages);
+    let opening = async {
+        match side {
+            Side::Client => {
+                let mut client = KvClient::new(channel).max_decoding_message_size(MAX_ANSWER_BYTES);
+                client.stream(messages).await
+            }
+            Side::Node => {
+                let mut client =
+                    PeerClient::new(channel).max_decoding_message_size(MAX_ANSWER_BYTES);
+                client.forward(messages).await
+            }
+        }
+    };
+    match tokio::time::timeout(timeout, opening).await {
         Ok(Ok(answer)) => Ok(Open {
             outgoing,
             answers: answer.into_inner(),
@@ -383,11 +415,10 @@ impl Driver {
                 self.shared.down.store(true, Ordering::Relaxed);
                 let pause = tokio::time::sleep(backoff(failures, &mut self.random));
                 failures += 1;
-                let client = self.client.clone();
-                let timeout = self.shared.options.connect_timeout;
+                let opening = self.opening();
                 let retry = async {
                     pause.await;
-                    open(client, timeout).await
+                    opening.await
                 };
                 match self.refuse_during(retry, &reason).await {
                     Some(result) => opened = result,
@@ -420,9 +451,18 @@ impl Driver {
         self.backlog.push_back(pending);
     }
 
+    fn opening(&self) -> impl Future<Output = Opened> + Send + use<> {
+        let StreamOptions {
+            side,
+            connect_timeout,
+            ..
+        } = self.shared.options;
+        open(self.channel.clone(), side, connect_timeout)
+    }
+
     /// Opens the stream while requests gather. None: all handles are gone.
     async fn open(&mut self) -> Option<Opened> {
-        let opening = open(self.client.clone(), self.shared.options.connect_timeout);
+        let opening = self.opening();
         tokio::pin!(opening);
         let mut grain = tokio::time::interval(DEADLINE_GRAIN);
         loop {

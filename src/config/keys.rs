@@ -275,6 +275,14 @@ settings! {
         /// everything.
         insecure: bool = "false";
     }
+    /// Access: users, tokens and roles, which `flotilla auth`, `user`, `role` and `token` manage.
+    access: Access {
+        /// Whether this node does what they say once `flotilla auth enable` was said. `false` lets everyone do everything on
+        /// this node: the way back in when no admin has a token any more.
+        enforce: bool = "true";
+        /// How long this node goes on with users and roles that the meta shard does not confirm; after that it refuses clients.
+        max_age: Duration = "5m" in "5s" ..= "24h";
+    }
     /// Transport: the connections between nodes.
     transport: Transport {
         /// Bytes of messages that wait for one peer in one lane; beyond, they are dropped and Raft sends them again.

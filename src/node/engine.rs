@@ -32,7 +32,11 @@ use crate::{
         applier::{Applier, ApplierLimits},
     },
     server::{
-        RuntimeHandle, ServiceOptions, Services, forward::NodeStreams, services::LONG_READS,
+        RuntimeHandle, ServiceOptions, Services,
+        access::{Access, AccessOptions},
+        audit::Audit,
+        forward::NodeStreams,
+        services::LONG_READS,
         trace::RequestIds,
     },
     storage::{RocksLogReader, RocksState, StorageWriter},
@@ -199,6 +203,11 @@ impl Running {
             }),
             forward: Arc::new(NodeStreams::new(tls)),
             transport: transport.clone(),
+            access: Access::new(AccessOptions {
+                enforce: config.access.enforce,
+                max_age: config.access.max_age,
+            }),
+            audit: Audit::default(),
             limits: (&config.limits).into(),
             options: ServiceOptions {
                 default_timeout: config.limits.request_timeout,

@@ -44,7 +44,7 @@ use crate::{
     logging::LogControl,
     runtime,
     server::{
-        self, Doors, Front, ServerOptions,
+        self, Doors, Front, ServerOptions, access,
         bootstrap::ClusterBootstrap,
         door::{Door, DoorOptions},
         slow::SlowRequests,
@@ -260,6 +260,12 @@ impl Node {
                 "security.insecure: connections are plaintext; whoever reaches the ports can read and change everything"
             );
         }
+        if tls.is_some() && !config.security.require_client_certificate {
+            tracing::warn!(
+                "security.require_client_certificate: clients need no certificate; unless `flotilla auth enable` was said, \
+                 whoever reaches the port can read and change everything"
+            );
+        }
         let shared = Arc::new(Shared {
             tls,
             address,
@@ -360,6 +366,7 @@ impl Node {
                 () = dead_disk => {}
                 () = census::watch(&watching) => {}
                 () = scrub::watch(&watching) => {}
+                () = access::watch(&front) => {}
                 () = watching.find_moved() => {}
                 () = watching.keep_certificates() => {}
                 () = stop => {}

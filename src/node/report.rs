@@ -40,6 +40,10 @@ impl Shared {
             let unknown = concerned && router.leader(ShardId::META).is_none();
             unknown.then(|| "the meta shard has no leader that this node knows".to_owned())
         });
+        let unasked = running.and_then(|running| {
+            let unknown = !running.services.access.is_known();
+            unknown.then(|| "no replica of the meta shard has said yet who may do what".to_owned())
+        });
         let stalled = running.and_then(|running| {
             let takes = running.writer.write_takes();
             let bound = self.config.raft.election_timeout;
@@ -54,6 +58,10 @@ impl Shared {
             ReadyCheck {
                 name: "meta",
                 problem: meta,
+            },
+            ReadyCheck {
+                name: "access",
+                problem: unasked,
             },
             ReadyCheck {
                 name: "disk",

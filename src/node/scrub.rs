@@ -7,13 +7,17 @@
 use std::time::Duration;
 
 use flotilla_metrics::ScrubOutcome;
-use flotilla_proto::v1 as proto;
-use flotilla_shards::{descriptor::Descriptor, ids::ShardId};
-use tokio::time::sleep;
+use flotilla_proto::v1::{self as proto, peer_client::PeerClient};
+use flotilla_shards::{
+    descriptor::Descriptor,
+    ids::{NodeId, ShardId},
+};
+use futures_util::future::join_all;
+use tokio::time::{sleep, timeout};
 
 use super::{Shared, engine::Running};
 use crate::{
-    client::{Admin, stream::StreamOptions},
+    client::stream::{self, StreamOptions},
     events::Event,
     tls::ClientTls,
 };
@@ -100,19 +104,26 @@ async fn checksums(
 ) -> Vec<Sum> {
     let nodes = descriptor.replicas.iter();
     let nodes = nodes.filter_map(|replica| running.router.node(replica.node));
-    let addresses: Vec<String> = nodes.map(|node| node.address.clone()).collect();
+    let nodes: Vec<_> = nodes.collect();
+    let answers = join_all(
+        nodes
+            .iter()
+            .map(|node| checksum(node, tls, descriptor.shard)),
+    );
+    answers.await.into_iter().flatten().collect()
+}
+
+/// Of a node's replica, if it answers.
+async fn checksum(node: &proto::Node, tls: Option<&ClientTls>, shard: ShardId) -> Option<Sum> {
     let options = StreamOptions {
-        tls: tls.cloned(),
+        tls: tls.map(|tls| tls.expecting(NodeId(node.node_id))),
         ..StreamOptions::default()
     };
-    let Ok(admin) = Admin::with_options(addresses, PATIENCE, &options) else {
-        return Vec::new();
-    };
-    let answers = admin.checksum(descriptor.shard.0).await;
-    let answers = answers.into_iter();
-    answers
-        .filter_map(|(node, answer)| Some((node, answer.ok()?)))
-        .collect()
+    let channel = stream::channel(node.for_peers(), &options).ok()?;
+    let request = proto::ChecksumRequest { shard_id: shard.0 };
+    let mut client = PeerClient::new(channel);
+    let answer = timeout(PATIENCE, client.checksum(request)).await;
+    Some((node.address.clone(), answer.ok()?.ok()?.into_inner()))
 }
 
 fn describe((node, sum): &Sum) -> String {

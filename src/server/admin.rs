@@ -1,9 +1,13 @@
-//! What operators ask: `flotilla.v1.Admin`. Each node answers for itself; nothing here changes data.
+//! What operators ask: `flotilla.v1.Admin`. Each node answers for itself; nothing here changes clients' data.
+//!
+//! Each method asks first whether its caller may (`admit`, `admit_to_shard`); what changes anything leaves a line in the audit
+//! log, whatever came of it.
 
 use std::sync::Arc;
 
 use flotilla_proto::v1::{self as proto, admin_server, error::Code};
 use flotilla_shards::{
+    access::rights::Operation,
     descriptor::Descriptor,
     ids::{NodeId, ShardId},
     kv::{StateView, read},
@@ -12,7 +16,7 @@ use flotilla_shards::{
 use futures_util::future::join_all;
 use tonic::{Request, Response, Status};
 
-use super::{Front, bootstrap, error, pages, services::Services};
+use super::{Front, access::Caller, audit, bootstrap, error, pages, services::Services};
 
 /// Shards of one page of a list.
 const PAGE_MAX: usize = 1000;
@@ -21,14 +25,86 @@ const PAGE_MAX: usize = 1000;
 pub(super) struct AdminService(pub(super) Arc<Front>);
 
 impl AdminService {
-    fn services(&self) -> Result<&Arc<Services>, Status> {
-        self.0
-            .services()
-            .ok_or_else(|| error::status(&error::not_initialized()))
+    /// Lets a caller in who may do this.
+    fn admit(&self, caller: &Caller, operation: Operation<'_>) -> Result<&Arc<Services>, Status> {
+        let services = self.0.services();
+        let services = services.ok_or_else(|| error::status(&error::not_initialized()))?;
+        let allowed = services.access.check(caller, operation);
+        allowed.map_err(|error| error::status(&error))?;
+        Ok(services)
+    }
+
+    /// Makes the cluster.
+    async fn make(
+        &self,
+        request: proto::InitRequest,
+    ) -> Result<Response<proto::InitResponse>, Status> {
+        let _one_at_a_time = self.0.initializing().lock().await;
+        let (own, join) = (self.0.bootstrap().identity(), self.0.bootstrap().join());
+        // On a task of its own: an operator who gives up half way does not leave half a cluster behind.
+        let tls = self.0.bootstrap().tls();
+        let init =
+            tokio::spawn(async move { bootstrap::init(own, join, request, tls.as_ref()).await });
+        let answer = init
+            .await
+            .map_err(|error| Status::internal(format!("init broke off: {error}")))??;
+        Ok(Response::new(answer))
+    }
+
+    async fn hand_over(
+        &self,
+        caller: &Caller,
+        shard: ShardId,
+        node: NodeId,
+    ) -> Result<Response<proto::TransferLeaderResponse>, Status> {
+        let services = self.admit(caller, Operation::Greet)?;
+        let descriptor = services.admit_to_shard(caller, services.descriptor(shard))?;
+        match descriptor.replica_on(node) {
+            Some(replica) if !replica.learner => {}
+            _ => {
+                return Err(error::status(&error::of(
+                    Code::InvalidArgument,
+                    format!("node {node} has no voting replica of shard {shard}"),
+                )));
+            }
+        }
+        if !services.runtime.transfer_leader(shard, node).await {
+            let leader = services.router.leader(shard);
+            return Err(error::status(&error::not_leader(shard, leader)));
+        }
+        Ok(Response::new(proto::TransferLeaderResponse {}))
+    }
+
+    async fn change(
+        &self,
+        caller: &Caller,
+        change: proto::ChangeAccessRequest,
+    ) -> Result<Response<proto::ChangeAccessResponse>, Status> {
+        let services = self.admit(caller, Operation::Cluster)?;
+        let changed = services.change_access(change).await;
+        changed
+            .map(Response::new)
+            .map_err(|error| error::status(&error))
     }
 }
 
 impl Services {
+    /// Lets a caller in who may act on this shard. Whether there is such a shard is told to those only who may act on all.
+    fn admit_to_shard(
+        &self,
+        caller: &Caller,
+        found: Result<Arc<Descriptor>, Status>,
+    ) -> Result<Arc<Descriptor>, Status> {
+        let allowed = match &found {
+            Ok(descriptor) => self
+                .access
+                .check(caller, Operation::Shard(&descriptor.range)),
+            Err(_) => self.access.check(caller, Operation::Cluster),
+        };
+        allowed.map_err(|error| error::status(&error))?;
+        found
+    }
+
     fn descriptor(&self, shard: ShardId) -> Result<Arc<Descriptor>, Status> {
         let route = self.router.by_id(shard);
         route
@@ -56,23 +132,26 @@ impl admin_server::Admin for AdminService {
         &self,
         request: Request<proto::InitRequest>,
     ) -> Result<Response<proto::InitResponse>, Status> {
-        let _one_at_a_time = self.0.initializing().lock().await;
-        let (own, join) = (self.0.bootstrap().identity(), self.0.bootstrap().join());
-        // On a task of its own: an operator who gives up half way does not leave half a cluster behind.
-        let tls = self.0.bootstrap().tls();
-        let init = tokio::spawn(async move {
-            bootstrap::init(own, join, request.into_inner(), tls.as_ref()).await
-        });
-        let answer = init
-            .await
-            .map_err(|error| Status::internal(format!("init broke off: {error}")))??;
-        Ok(Response::new(answer))
+        let caller = Caller::of(&request);
+        // Before there is a cluster there is nobody who could be asked for.
+        let answer = match self.0.services() {
+            Some(_) => match self.admit(&caller, Operation::Cluster) {
+                Ok(_) => self.make(request.into_inner()).await,
+                Err(status) => Err(status),
+            },
+            None => self.make(request.into_inner()).await,
+        };
+        audit::note(self.0.services(), &caller, "init", &answer);
+        answer
     }
 
     async fn status(
         &self,
-        _: Request<proto::StatusRequest>,
+        request: Request<proto::StatusRequest>,
     ) -> Result<Response<proto::StatusResponse>, Status> {
+        if self.0.services().is_some() {
+            self.admit(&Caller::of(&request), Operation::Cluster)?;
+        }
         let identity = self.0.bootstrap().identity();
         let local = self
             .0
@@ -100,9 +179,10 @@ impl admin_server::Admin for AdminService {
 
     async fn list_nodes(
         &self,
-        _: Request<proto::ListNodesRequest>,
+        request: Request<proto::ListNodesRequest>,
     ) -> Result<Response<proto::ListNodesResponse>, Status> {
-        let services = self.services()?;
+        // The nodes are among the routes, which every user needs.
+        let services = self.admit(&Caller::of(&request), Operation::Greet)?;
         let router = &services.router;
         let mut counts = std::collections::BTreeMap::<NodeId, (u64, u64)>::new();
         for descriptor in router.map().ids_after(ShardId(0)) {
@@ -132,7 +212,7 @@ impl admin_server::Admin for AdminService {
         &self,
         request: Request<proto::ListShardsRequest>,
     ) -> Result<Response<proto::ListShardsResponse>, Status> {
-        let services = self.services()?;
+        let services = self.admit(&Caller::of(&request), Operation::Cluster)?;
         let proto::ListShardsRequest { after, limit } = request.into_inner();
         let limit = match limit as usize {
             0 => PAGE_MAX,
@@ -159,15 +239,19 @@ impl admin_server::Admin for AdminService {
         request: Request<proto::ShowShardRequest>,
     ) -> Result<Response<proto::ShowShardResponse>, Status> {
         use proto::show_shard_request::Which;
-        let services = self.services()?;
-        let descriptor = match request.into_inner().which {
-            Some(Which::ShardId(shard)) => services.descriptor(ShardId(shard))?,
+        let caller = Caller::of(&request);
+        let services = self.admit(&caller, Operation::Greet)?;
+        let found = match request.into_inner().which {
+            Some(Which::ShardId(shard)) => services.descriptor(ShardId(shard)),
             Some(Which::Key(key)) => {
                 let route = rules::route_key(&key, &services.router.as_ref());
-                route.map_err(|error| error::status(&error))?.descriptor
+                route
+                    .map(|route| route.descriptor)
+                    .map_err(|error| error::status(&error))
             }
-            None => return Err(Status::invalid_argument("neither key nor shard_id is set")),
+            None => Err(Status::invalid_argument("neither key nor shard_id is set")),
         };
+        let descriptor = services.admit_to_shard(&caller, found)?;
         Ok(Response::new(proto::ShowShardResponse {
             shard: Some(services.shard_info(&descriptor).await),
         }))
@@ -177,30 +261,20 @@ impl admin_server::Admin for AdminService {
         &self,
         request: Request<proto::TransferLeaderRequest>,
     ) -> Result<Response<proto::TransferLeaderResponse>, Status> {
-        let services = self.services()?;
+        let caller = Caller::of(&request);
         let proto::TransferLeaderRequest { shard_id, node_id } = request.into_inner();
         let (shard, node) = (ShardId(shard_id), NodeId(node_id));
-        let descriptor = services.descriptor(shard)?;
-        match descriptor.replica_on(node) {
-            Some(replica) if !replica.learner => {}
-            _ => {
-                return Err(error::status(&error::of(
-                    Code::InvalidArgument,
-                    format!("node {node} has no voting replica of shard {shard}"),
-                )));
-            }
-        }
-        if !services.runtime.transfer_leader(shard, node).await {
-            let leader = services.router.leader(shard);
-            return Err(error::status(&error::not_leader(shard, leader)));
-        }
-        Ok(Response::new(proto::TransferLeaderResponse {}))
+        let answer = self.hand_over(&caller, shard, node).await;
+        let action = format_args!("transfer the lead of shard {shard} to node {node}");
+        audit::note(self.0.services(), &caller, action, &answer);
+        answer
     }
 
     async fn page(
         &self,
         request: Request<proto::PageRequest>,
     ) -> Result<Response<proto::PageResponse>, Status> {
+        self.admit(&Caller::of(&request), Operation::Cluster)?;
         self.0.page(request.into_inner(), pages::OF_OPERATORS).await
     }
 
@@ -208,21 +282,64 @@ impl admin_server::Admin for AdminService {
         &self,
         request: Request<proto::ChecksumRequest>,
     ) -> Result<Response<proto::ChecksumResponse>, Status> {
-        let services = Arc::clone(self.services()?);
+        let caller = Caller::of(&request);
+        let services = self.admit(&caller, Operation::Greet)?;
         let shard = ShardId(request.into_inner().shard_id);
-        services.descriptor(shard)?;
-        let reading = tokio::task::spawn_blocking(move || checksum(&services, shard));
-        let answer = reading
-            .await
-            .map_err(|error| Status::internal(format!("the read broke off: {error}")))?;
-        answer
+        services.admit_to_shard(&caller, services.descriptor(shard))?;
+        checksum(services, shard).await.map(Response::new)
+    }
+
+    async fn who_am_i(
+        &self,
+        request: Request<proto::WhoAmIRequest>,
+    ) -> Result<Response<proto::WhoAmIResponse>, Status> {
+        let caller = Caller::of(&request);
+        let services = self.admit(&caller, Operation::Greet)?;
+        Ok(Response::new(services.access.who(&caller)))
+    }
+
+    async fn show_access(
+        &self,
+        request: Request<proto::ShowAccessRequest>,
+    ) -> Result<Response<proto::ShowAccessResponse>, Status> {
+        let services = self.admit(&Caller::of(&request), Operation::Cluster)?;
+        let shown = services.show_access().await;
+        shown
             .map(Response::new)
             .map_err(|error| error::status(&error))
     }
+
+    async fn change_access(
+        &self,
+        request: Request<proto::ChangeAccessRequest>,
+    ) -> Result<Response<proto::ChangeAccessResponse>, Status> {
+        let caller = Caller::of(&request);
+        let change = request.into_inner();
+        // Who it was is asked before: it may be the caller itself that goes.
+        let (services, action) = (self.0.services(), audit::access(&change));
+        let who = audit::who(services, &caller);
+        let answer = self.change(&caller, change).await;
+        audit::note_as(services, &who, &caller, action, &answer);
+        answer
+    }
+}
+
+/// Reads all of a shard, on a thread that may block.
+pub(super) async fn checksum(
+    services: &Arc<Services>,
+    shard: ShardId,
+) -> Result<proto::ChecksumResponse, Status> {
+    services.descriptor(shard)?;
+    let services = Arc::clone(services);
+    let reading = tokio::task::spawn_blocking(move || read_all(&services, shard));
+    let answer = reading
+        .await
+        .map_err(|error| Status::internal(format!("the read broke off: {error}")))?;
+    answer.map_err(|error| error::status(&error))
 }
 
 /// Reads all of a shard at one moment.
-fn checksum(services: &Services, shard: ShardId) -> Result<proto::ChecksumResponse, proto::Error> {
+fn read_all(services: &Services, shard: ShardId) -> Result<proto::ChecksumResponse, proto::Error> {
     let mut answer = Err(error::of(Code::Internal, "the state database gave no view"));
     services.state.with_view(&mut |view: &dyn StateView| {
         answer = rules::shard_state(view, shard).and_then(|state| {

@@ -330,7 +330,10 @@ async fn client(address: &str, tls: Option<&ClientTls>) -> Result<PeerClient<Con
         .timeout(PATIENCE);
     let connected = tls::client::connect(&endpoint, tls).await;
     let channel = connected.map_err(|error| innermost(&error))?;
-    Ok(PeerClient::new(Readable(channel)).max_decoding_message_size(limits::MESSAGE_BYTES_MAX))
+    Ok(
+        PeerClient::new(Readable::new(channel))
+            .max_decoding_message_size(limits::MESSAGE_BYTES_MAX),
+    )
 }
 
 /// What a node said, or why it said nothing: that its end refuses our certificate comes with its first answer.

@@ -68,9 +68,13 @@ impl Call {
         kind: request::Kind,
         started: Instant,
         deadline: Instant,
-        forwarded: bool,
+        trace: &Trace,
     ) -> Self {
-        Self(call::Call::new(kind, started, deadline, forwarded))
+        let call = call::Call::new(kind, started, deadline, trace.forwarded);
+        Self(match trace.meta {
+            true => call.in_meta(),
+            false => call,
+        })
     }
 
     pub(super) fn kind(&self) -> &request::Kind {
@@ -162,6 +166,7 @@ impl Call {
         let request = proto::Request {
             kind: Some(self.kind().clone()),
             forwarded: true,
+            meta: self.0.is_meta(),
             request_id: trace.id(&services.request_ids).to_string(),
             ..proto::Request::default()
         };

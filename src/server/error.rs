@@ -46,6 +46,8 @@ pub(super) fn status(error: &proto::Error) -> Status {
         Code::Busy => tonic::Code::ResourceExhausted,
         Code::Unavailable | Code::ShuttingDown => tonic::Code::Unavailable,
         Code::OutcomeUnknown => tonic::Code::Unknown,
+        Code::Unauthenticated => tonic::Code::Unauthenticated,
+        Code::PermissionDenied => tonic::Code::PermissionDenied,
         Code::Internal | Code::Unspecified => tonic::Code::Internal,
     };
     let details = Bytes::from(error.encode_to_vec());
@@ -74,6 +76,8 @@ pub(super) fn outcome<T>(result: &Result<T, proto::Error>) -> Outcome {
         Code::CrossShard => Outcome::CrossShard,
         Code::NotInitialized => Outcome::NotInitialized,
         Code::ShuttingDown => Outcome::ShuttingDown,
+        Code::Unauthenticated => Outcome::Unauthenticated,
+        Code::PermissionDenied => Outcome::PermissionDenied,
         Code::Internal | Code::Unspecified => Outcome::Internal,
     }
 }

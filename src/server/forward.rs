@@ -9,7 +9,7 @@ use flotilla_shards::ids::NodeId;
 use crate::{
     client::{
         self,
-        stream::{NodeStream, StreamOptions},
+        stream::{NodeStream, Side, StreamOptions},
     },
     tls::ClientTls,
 };
@@ -50,15 +50,16 @@ impl NodeStreams {
     fn stream(&self, node: &proto::Node) -> client::Result<Arc<NodeStream>> {
         let id = NodeId(node.node_id);
         if let Some(stream) = self.streams.get(&id)
-            && stream.address() == node.address
+            && stream.address() == node.for_peers()
         {
             return Ok(Arc::clone(&stream));
         }
         let options = StreamOptions {
+            side: Side::Node,
             tls: self.tls.as_ref().map(|tls| tls.expecting(id)),
             ..StreamOptions::default()
         };
-        let stream = NodeStream::new(node.address.clone(), options)?;
+        let stream = NodeStream::new(node.for_peers(), options)?;
         let stream = Arc::new(stream);
         // Of two that are made at the same moment the later one stays; the other ends with its last request.
         self.streams.insert(id, Arc::clone(&stream));

@@ -2,12 +2,15 @@
 
 use std::{sync::Arc, time::Duration};
 
-use flotilla_metrics::{Operation, Outcome};
+use flotilla_metrics::Operation;
 use flotilla_proto::v1::{self as proto, kv_server, request, response};
+use flotilla_shards::access::rights;
 use tonic::{Request, Response, Status, Streaming, metadata::MetadataMap};
 
 use super::{
-    Front, error,
+    Front,
+    access::Caller,
+    error,
     services::Services,
     stream::Answers,
     trace::{REQUEST_ID, RequestId},
@@ -31,8 +34,9 @@ impl KvService {
         let services = self.services()?;
         let wish = wished_timeout(request.metadata());
         let id = request_id(request.metadata());
+        let caller = Caller::of(&request);
         services
-            .answer(wrap(request.into_inner()), wish, id)
+            .answer(&caller, wrap(request.into_inner()), wish, id)
             .await
             .map_err(|error| error::status(&error))
     }
@@ -61,21 +65,20 @@ macro_rules! unary {
                 &self,
                 request: Request<Streaming<proto::StreamRequest>>,
             ) -> Result<Response<Answers>, Status> {
-                let services = Arc::clone(self.services()?);
-                if services.gate.is_closed() {
-                    return Err(error::status(&error::shutting_down()));
-                }
-                let stopping = self.0.stopping();
-                Ok(Response::new(Answers::new(services, request.into_inner(), stopping)))
+                // Who opens a stream is let in; each of its requests is asked about.
+                let caller = Caller::of(&request);
+                answers(&self.0, caller, request.into_inner()).map(Response::new)
             }
 
             async fn routes(
                 &self,
-                _: Request<proto::RoutesRequest>,
+                request: Request<proto::RoutesRequest>,
             ) -> Result<Response<proto::RoutesResponse>, Status> {
                 let services = self.services()?;
-                let requests = &services.metrics.requests;
-                requests.of(Operation::Routes, Outcome::Ok).inc();
+                let allowed = services.access.check(&Caller::of(&request), rights::Operation::Greet);
+                let outcome = error::outcome(&allowed);
+                services.metrics.requests.of(Operation::Routes, outcome).inc();
+                allowed.map_err(|error| error::status(&error))?;
                 Ok(Response::new(routes(services)))
             }
         }
@@ -91,6 +94,21 @@ unary! {
     batch: BatchRequest => BatchResponse as Batch;
     open_session: OpenSessionRequest => OpenSessionResponse as OpenSession;
     close_session: CloseSessionRequest => CloseSessionResponse as CloseSession;
+}
+
+/// The answers to a stream of requests.
+pub(super) fn answers(
+    front: &Front,
+    caller: Caller,
+    requests: Streaming<proto::StreamRequest>,
+) -> Result<Answers, Status> {
+    let services = front.services();
+    let services = services.ok_or_else(|| error::status(&error::not_initialized()))?;
+    if services.gate.is_closed() {
+        return Err(error::status(&error::shutting_down()));
+    }
+    let services = Arc::clone(services);
+    Ok(Answers::new(services, caller, requests, front.stopping()))
 }
 
 fn routes(services: &Services) -> proto::RoutesResponse {

@@ -6,6 +6,7 @@
 //! - `admin`, `peer`, [`bootstrap`]: operators, other nodes, and how nodes become a cluster.
 //! - [`door`]: which connections come in, at the port for clients and at that for nodes.
 //! - `flow`: what clients' connections may hold of the node's memory.
+//! - [`access`], [`audit`]: who calls, and whether they may; what operators did.
 //! - [`pages`]: pages of the status port, for those who reach this one only.
 //! - `error`: what an error is to gRPC and to the metrics.
 //! - [`trace`], [`slow`]: a request's id and where its time goes; the requests that took long.
@@ -18,7 +19,9 @@
     reason = "an error is no larger than an answer, and both travel through the same few frames"
 )]
 
+pub mod access;
 mod admin;
+pub mod audit;
 pub mod bootstrap;
 mod call;
 pub mod door;

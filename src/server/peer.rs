@@ -4,10 +4,13 @@
 use std::sync::Arc;
 
 use flotilla_proto::v1::{self as proto, peer_server};
-use flotilla_shards::{genesis::Genesis, ids::NodeId};
+use flotilla_shards::{
+    genesis::Genesis,
+    ids::{NodeId, ShardId},
+};
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{Front, bootstrap::AdoptError, pages};
+use super::{Front, access, admin, bootstrap::AdoptError, error, kv, pages, stream::Answers};
 use crate::{
     tls::{Caller, Identity},
     transport::{Delivery, Transport},
@@ -45,6 +48,7 @@ fn certified<T>(request: &Request<T>) -> Option<NodeId> {
 #[tonic::async_trait]
 impl peer_server::Peer for PeerService {
     type DeliverStream = Delivery;
+    type ForwardStream = Answers;
 
     async fn deliver(
         &self,
@@ -68,6 +72,23 @@ impl peer_server::Peer for PeerService {
             .install_snapshot(request.into_inner(), certified)
             .await
             .map(Response::new)
+    }
+
+    async fn forward(
+        &self,
+        request: Request<Streaming<proto::StreamRequest>>,
+    ) -> Result<Response<Answers>, Status> {
+        kv::answers(&self.0, access::Caller::node(), request.into_inner()).map(Response::new)
+    }
+
+    async fn checksum(
+        &self,
+        request: Request<proto::ChecksumRequest>,
+    ) -> Result<Response<proto::ChecksumResponse>, Status> {
+        let services = self.0.services();
+        let services = services.ok_or_else(|| error::status(&error::not_initialized()))?;
+        let shard = ShardId(request.into_inner().shard_id);
+        admin::checksum(services, shard).await.map(Response::new)
     }
 
     async fn identify(

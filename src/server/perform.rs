@@ -7,6 +7,7 @@ use flotilla_shards::{
     descriptor::{Descriptor, KeyRange},
     ids::ShardId,
     kv::StateView,
+    limits::Limits,
     service::request as rules,
 };
 use futures_util::future::{BoxFuture, FutureExt as _, join_all};
@@ -34,7 +35,7 @@ impl Completion for Channel {
 }
 
 impl Services {
-    /// Answers one request, and notes in its trace where its time went.
+    /// Answers one request, and notes in its trace where its time went. Whether its caller may ask was decided before.
     pub(super) async fn perform(
         self: &Arc<Self>,
         kind: request::Kind,
@@ -42,6 +43,8 @@ impl Services {
         trace: &mut Trace,
     ) -> Result<response::Kind, proto::Error> {
         match kind {
+            // The meta shard is one, and not cut.
+            kind if trace.meta => self.call(kind, deadline, trace).await,
             request::Kind::Scan(scan) => self.scan(scan, deadline, trace).await,
             request::Kind::BatchGet(get) => self.batch_get(get, deadline, trace).await,
             kind => self.call(kind, deadline, trace).await,
@@ -55,7 +58,7 @@ impl Services {
         deadline: Instant,
         trace: &mut Trace,
     ) -> Result<response::Kind, proto::Error> {
-        let mut call = Call::new(kind, Instant::now(), deadline, trace.forwarded);
+        let mut call = Call::new(kind, Instant::now(), deadline, trace);
         let (mut event, mut times) = (Event::Retry, None);
         loop {
             let mut receiver = None;
@@ -120,8 +123,13 @@ impl Services {
         descriptor: &Descriptor,
     ) -> Result<response::Kind, proto::Error> {
         let mut result = None;
+        let limits = match descriptor.shard.is_meta() {
+            // Its rows are the cluster's own, and not held against what was configured for clients.
+            true => &Limits::default(),
+            false => &self.limits,
+        };
         self.state.with_view(&mut |view: &dyn StateView| {
-            result = Some(rules::read(kind, descriptor, view, &self.limits));
+            result = Some(rules::read(kind, descriptor, view, limits));
         });
         let result = result
             .unwrap_or_else(|| Err(error::of(Code::Internal, "the state database gave no view")));

@@ -12,6 +12,7 @@ use std::{
 use flotilla_metrics::{BusyReason, Metrics, Operation};
 use flotilla_proto::v1::{self as proto, request, response};
 use flotilla_shards::{
+    access::rights,
     ids::{NodeId, ShardId},
     kv::StateView,
     limits::Limits,
@@ -20,6 +21,8 @@ use futures_util::future::BoxFuture;
 use tokio::{sync::Semaphore, time::Instant};
 
 use super::{
+    access::{Access, Caller},
+    audit::Audit,
     error,
     forward::Forward,
     request as requests,
@@ -94,6 +97,10 @@ pub struct Services {
     pub forward: Arc<dyn Forward>,
     /// The way to other nodes for Raft.
     pub transport: Transport,
+    /// Who may do what.
+    pub access: Access,
+    /// What operators did.
+    pub audit: Audit,
     /// Bounds of requests.
     pub limits: Limits,
     /// Bounds and times of the services.
@@ -214,15 +221,34 @@ impl Services {
             .min(self.options.max_timeout)
     }
 
+    /// Takes a place for a request that its caller may make; what is refused is counted.
+    pub(super) fn admit(
+        self: &Arc<Self>,
+        caller: &Caller,
+        kind: &request::Kind,
+        now: Instant,
+        trace: Trace,
+    ) -> Result<Slot, proto::Error> {
+        let mut slot = Slot::take(self, kind, now, trace)?;
+        match self.access.check(caller, rights::Operation::Request(kind)) {
+            Ok(()) => Ok(slot),
+            Err(error) => {
+                let Err(error) = slot.end::<Infallible>(Err(error));
+                Err(error)
+            }
+        }
+    }
+
     /// Answers one request that came on its own, and counts it.
     pub(super) async fn answer(
         self: &Arc<Self>,
+        caller: &Caller,
         kind: request::Kind,
         wish: Option<Duration>,
         id: RequestId,
     ) -> Result<response::Kind, proto::Error> {
         let now = Instant::now();
-        let mut slot = Slot::take(self, &kind, now, Trace::new(id, false, now))?;
+        let mut slot = self.admit(caller, &kind, now, Trace::new(id, false, now))?;
         let deadline = self.deadline(now, wish);
         let result = self.perform(kind, deadline, &mut slot.trace).await;
         slot.end(result)

@@ -21,6 +21,7 @@ use tokio::time::{Instant, Sleep};
 use tonic::{Status, Streaming};
 
 use super::{
+    access::Caller,
     call::{Call, Completion, Event, Step, hold},
     error, request as requests,
     services::{Services, Slot},
@@ -96,6 +97,8 @@ struct Flight {
 /// The answers of one stream.
 pub(super) struct Answers {
     services: Arc<Services>,
+    /// Asked about for each request: what it may do can end while the stream goes on.
+    caller: Caller,
     /// None once the client has closed its side, or the server stops.
     incoming: Option<Streaming<proto::StreamRequest>>,
     /// Requests that were begun or refused.
@@ -119,12 +122,14 @@ pub(super) struct Answers {
 impl Answers {
     pub(super) fn new(
         services: Arc<Services>,
+        caller: Caller,
         incoming: Streaming<proto::StreamRequest>,
         stopping: impl Future<Output = ()> + Send + 'static,
     ) -> Self {
         services.metrics.streams.inc();
         Self {
             services,
+            caller,
             incoming: Some(incoming),
             taken_in: 0,
             farewell: false,
@@ -190,13 +195,21 @@ impl Answers {
             let error = error::of(Code::InvalidArgument, "the request has no kind");
             return self.put_out(id, Err(error));
         };
+        if request.meta && !self.caller.is_node() {
+            let error = error::of(
+                Code::InvalidArgument,
+                "the field meta is for requests between nodes",
+            );
+            return self.put_out(id, Err(error));
+        }
         let now = Instant::now();
-        let trace = Trace::new(
+        let mut trace = Trace::new(
             RequestId::given(&request.request_id),
             request.forwarded,
             now,
         );
-        let mut slot = match Slot::take(&self.services, &kind, now, trace) {
+        trace.meta = request.meta;
+        let mut slot = match self.services.admit(&self.caller, &kind, now, trace) {
             Ok(slot) => slot,
             Err(error) => return self.put_out(id, Err(error)),
         };
@@ -224,7 +237,7 @@ impl Answers {
             });
             return;
         }
-        let mut call = Call::new(kind, now, deadline, request.forwarded);
+        let mut call = Call::new(kind, now, deadline, &slot.trace);
         let ticket = || self.ticket(number);
         let step = call.resume(&self.services, &mut slot.trace, Event::Retry, None, ticket);
         let flight = Flight {

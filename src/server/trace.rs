@@ -166,6 +166,8 @@ pub(super) struct Trace {
     pub(super) id: RequestId,
     /// Another node passed the request on; it may not travel further.
     pub(super) forwarded: bool,
+    /// Its keys are those of the meta shard.
+    pub(super) meta: bool,
     /// Its first key, if keys may be shown.
     pub(super) key: Bytes,
     pub(super) shard: ShardId,
@@ -181,6 +183,7 @@ impl Trace {
         Self {
             id,
             forwarded,
+            meta: false,
             key: Bytes::new(),
             shard: ShardId(0),
             passed_on: NodeId(0),

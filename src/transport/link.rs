@@ -96,7 +96,7 @@ async fn connection(
         shared.options.max_frame_bytes,
         Arc::clone(&shared.door.local().marks),
     );
-    let mut client = PeerClient::new(Readable(channel));
+    let mut client = PeerClient::new(Readable::new(channel));
     let accepted = timeout(ACCEPT_TIMEOUT, client.deliver(frames)).await;
     let Ok(accepted) = accepted else {
         return End::Broken("the node does not answer a handshake".to_owned());

@@ -221,7 +221,7 @@ async fn transfer(
     let mut reading = spawn_blocking(move || read_source(source, shard, handshake, &chunks));
     let progress = Arc::new(AtomicU64::new(0));
     let paced = paced(Arc::clone(shared), ready, Arc::clone(&progress));
-    let mut client = PeerClient::new(Readable(channel));
+    let mut client = PeerClient::new(Readable::new(channel));
     let call = client.install_snapshot(paced);
     let mut call = std::pin::pin!(call);
     let mut read = false;

@@ -13,7 +13,7 @@ use serde_json::Value;
 const CANARY: &str = "canary-7f3a";
 
 /// All files of an archive, without the folder that they are in.
-fn unpacked(path: &std::path::Path) -> Vec<(String, String)> {
+pub(crate) fn unpacked(path: &std::path::Path) -> Vec<(String, String)> {
     let file = File::open(path).expect("the archive is there");
     let mut archive = zip::ZipArchive::new(file).expect("an archive");
     let names: Vec<String> = archive.file_names().map(str::to_owned).collect();

@@ -11,6 +11,7 @@
 //! - [`overload`]: more than a node can take.
 //! - [`many`]: ten thousand shards, and what a write costs.
 //! - [`places`]: nodes that move, folders that are somewhere else than they belong, the first leaders.
+//! - [`access`]: who may do what, and what is told to nobody.
 //! - [`bench`]: loads of `flotilla bench`, and how they end.
 //! - [`secure`]: certificates, and who comes in without the right ones.
 //! - [`start`]: what ends a node, and with which exit code.
@@ -18,6 +19,7 @@
 //! - [`supervised`]: what systemd and health checks are told.
 
 mod abuse;
+mod access;
 mod bench;
 mod debug;
 mod disks;

@@ -23,7 +23,7 @@ use flotilla::{
 use flotilla_harness::{
     Cluster, Plan, Split, address,
     certificates::{LASTING, expired},
-    end, put,
+    end, http_get, put,
 };
 use flotilla_proto::v1::{self, peer_client::PeerClient};
 use flotilla_shards::ids::NodeId;
@@ -167,6 +167,24 @@ fn who_has_a_certificate_is_served_and_everybody_else_hears_why_not() {
 
     // Nobody was harmed.
     cluster.until_all_serve();
+
+    // What nodes ask of each other for people goes over the port between them as well.
+    for node in 0..cluster.len() {
+        let answer = http_get(cluster.status_address(node), "/console/api/cluster");
+        let overview: serde_json::Value = serde_json::from_str(&answer).expect("JSON");
+        let nodes = overview["nodes"].as_array().expect("a list");
+        assert_eq!(nodes.len(), cluster.len());
+        for other in nodes {
+            assert!(other["report"].is_object(), "{other}");
+        }
+    }
+    let report = cluster.folder().join("report.zip").display().to_string();
+    let output = cluster.run(&["debug", "zip", &report]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        output.status.success() && !said.contains("nodes.json"),
+        "{said}"
+    );
 }
 
 #[test]

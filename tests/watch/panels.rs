@@ -489,7 +489,7 @@ fn transport() -> Row {
 }
 
 fn connections() -> Row {
-    row("Connections and certificates", vec![
+    row("Connections, certificates, users", vec![
         lines("Open connections", Count, "By port; limits.connections bounds each.", &[
             ("flotilla_connection_open{@}", "{{instance}} {{port}}"),
         ]),
@@ -504,6 +504,12 @@ fn connections() -> Row {
         lines("Certificates read again", PerSecond, "As their files have changed; refused ones are not used, those from before are.", &[
             ("rate(flotilla_tls_reloads_total{@}[$r])", "{{instance}} {{result}}"),
         ]),
+        lines("Callers have to say who they are", Count, "1 or 0, as far as each node knows.", &[
+            ("flotilla_access_enforced{@}", "{{instance}}"),
+        ]),
+        lines("Users and roles were confirmed before", Seconds, "Beyond access.max_age a node refuses clients.", &[
+            ("flotilla_access_age_seconds{@}", "{{instance}}"),
+        ]).thresholds(30.0, 240.0),
     ])
 }
 

@@ -44,6 +44,8 @@ pub(crate) fn is_transient(failure: &Failure) -> bool {
             Code::InvalidArgument
             | Code::SessionUnknown
             | Code::CrossShard
+            | Code::Unauthenticated
+            | Code::PermissionDenied
             | Code::Internal
             | Code::Unspecified => false,
         },

@@ -88,6 +88,8 @@ impl Failure {
                 | Code::Unavailable
                 | Code::SessionUnknown
                 | Code::CrossShard
+                | Code::Unauthenticated
+                | Code::PermissionDenied
                 | Code::Internal
                 | Code::Unspecified => false,
             },
@@ -163,6 +165,8 @@ enum Asked {
 #[derive(Debug)]
 pub struct Call<T> {
     kind: request::Kind,
+    /// Its keys are those of the meta shard.
+    meta: bool,
     /// Another node passed it on: it may not travel further, and is not held.
     forwarded: bool,
     started: T,
@@ -182,6 +186,7 @@ impl<T: Moment> Call<T> {
     pub fn new(kind: request::Kind, started: T, deadline: T, forwarded: bool) -> Self {
         Self {
             kind,
+            meta: false,
             forwarded,
             started,
             deadline,
@@ -191,6 +196,20 @@ impl<T: Moment> Call<T> {
             maybe_written: false,
             unconfirmed: false,
         }
+    }
+
+    /// The same call, about keys of the meta shard. What it writes and reads is the cluster's own, and is held against the
+    /// largest limits, not against those that were configured for clients.
+    #[must_use]
+    pub fn in_meta(mut self) -> Self {
+        self.meta = true;
+        self
+    }
+
+    /// Whether its keys are those of the meta shard.
+    #[must_use]
+    pub fn is_meta(&self) -> bool {
+        self.meta
     }
 
     /// What is asked.
@@ -259,6 +278,10 @@ impl<T: Moment> Call<T> {
             return Step::Done(Err(self.expired(now)));
         }
         self.tries += 1;
+        let limits = match self.meta {
+            true => &Limits::default(),
+            false => limits,
+        };
         let started = if requests::is_write(&self.kind) {
             self.start_write(routes, limits, now)
         } else {
@@ -275,7 +298,10 @@ impl<T: Moment> Call<T> {
     ) -> Result<Step<T>, proto::Error> {
         // Checked on the node that the client asked: a bad request costs no hop.
         let proposal = requests::proposal(&self.kind, limits)?;
-        let route = requests::route_write(&proposal, routes)?;
+        let route = match self.meta {
+            true => requests::route_meta(routes)?,
+            false => requests::route_write(&proposal, routes)?,
+        };
         let descriptor = self.route.insert(route.descriptor);
         let (shard, epoch) = (descriptor.shard, descriptor.epoch.range);
         Ok(match route.leader {
@@ -302,7 +328,11 @@ impl<T: Moment> Call<T> {
         limits: &Limits,
         now: T,
     ) -> Result<Step<T>, proto::Error> {
-        let route = requests::route_read(&self.kind, routes, limits)?;
+        requests::check_read(&self.kind, limits)?;
+        let route = match self.meta {
+            true => requests::route_meta(routes)?,
+            false => requests::route_read(&self.kind, routes)?,
+        };
         let descriptor = self.route.insert(route.descriptor);
         let shard = descriptor.shard;
         Ok(match route.leader {

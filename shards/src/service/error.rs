@@ -165,7 +165,9 @@ pub fn nothing_written(code: Code) -> bool {
         | Code::SessionUnknown
         | Code::CrossShard
         | Code::NotInitialized
-        | Code::ShuttingDown => true,
+        | Code::ShuttingDown
+        | Code::Unauthenticated
+        | Code::PermissionDenied => true,
         Code::OutcomeUnknown | Code::Internal | Code::Unspecified => false,
     }
 }

@@ -102,33 +102,53 @@ pub fn route_write(proposal: &Proposal, routes: &impl Routes) -> Result<Route, p
     Ok(routes.with_leader(descriptor))
 }
 
-/// Checks a read, and finds its way. A batched get goes by its first key, a scan by the edge where it begins.
+/// The way to the meta shard, which holds keys of its own.
 ///
 /// # Errors
-/// What is wrong with it; or no shard is known there.
+/// The map does not know it.
+pub fn route_meta(routes: &impl Routes) -> Result<Route, proto::Error> {
+    let found = routes.with_map(|map| map.by_id(ShardId::META).cloned());
+    let descriptor =
+        found.ok_or_else(|| error::of(Code::Unavailable, "the meta shard is not known"))?;
+    Ok(routes.with_leader(descriptor))
+}
+
+/// Checks a read.
+///
+/// # Errors
+/// What is wrong with it.
 ///
 /// # Panics
 /// On a write.
-pub fn route_read(
-    kind: &request::Kind,
-    routes: &impl Routes,
-    limits: &Limits,
-) -> Result<Route, proto::Error> {
+pub fn check_read(kind: &request::Kind, limits: &Limits) -> Result<(), proto::Error> {
     match kind {
         request::Kind::Get(get) => {
             rules::get(get, limits).map_err(invalid)?;
-            check_consistency(get.consistency)?;
-            route_key(&get.key, routes)
+            check_consistency(get.consistency)
         }
-        request::Kind::BatchGet(get) => {
-            check_batch_get(get, limits)?;
-            route_key(get.keys.first().unwrap_or(&Bytes::new()), routes)
-        }
+        request::Kind::BatchGet(get) => check_batch_get(get, limits),
         request::Kind::Scan(scan) => {
             rules::scan(scan, limits).map_err(invalid)?;
-            check_consistency(scan.consistency)?;
-            route_scan(scan, routes)
+            check_consistency(scan.consistency)
         }
+        _ => unreachable!("a write has no read"),
+    }
+}
+
+/// The way of a read. A batched get goes by its first key, a scan by the edge where it begins.
+///
+/// # Errors
+/// No shard is known there.
+///
+/// # Panics
+/// On a write.
+pub fn route_read(kind: &request::Kind, routes: &impl Routes) -> Result<Route, proto::Error> {
+    match kind {
+        request::Kind::Get(get) => route_key(&get.key, routes),
+        request::Kind::BatchGet(get) => {
+            route_key(get.keys.first().unwrap_or(&Bytes::new()), routes)
+        }
+        request::Kind::Scan(scan) => route_scan(scan, routes),
         _ => unreachable!("a write has no read"),
     }
 }

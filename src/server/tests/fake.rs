@@ -20,7 +20,13 @@ use prost::Message as _;
 use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
 use tonic::transport::Channel;
 
-use super::super::{door::DoorOptions, forward::NodeStreams, *};
+use super::super::{
+    access::{Access, AccessOptions},
+    audit::Audit,
+    door::DoorOptions,
+    forward::NodeStreams,
+    *,
+};
 use crate::{
     router::Router,
     runtime::{Answer, Busy, Reply, ShardRequest},
@@ -251,12 +257,28 @@ pub(super) struct Node {
 }
 
 /// Bounds for a test.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub(super) struct Bounds {
+    pub(super) access: AccessOptions,
     pub(super) limits: Limits,
     pub(super) options: ServiceOptions,
     /// From when on requests are slow.
     pub(super) slow: Duration,
+}
+
+impl Default for Bounds {
+    /// Nobody is asked who calls.
+    fn default() -> Self {
+        Self {
+            access: AccessOptions {
+                enforce: false,
+                ..AccessOptions::default()
+            },
+            limits: Limits::default(),
+            options: ServiceOptions::default(),
+            slow: Duration::default(),
+        }
+    }
 }
 
 impl Node {
@@ -351,6 +373,8 @@ impl Node {
             state: Arc::clone(&self.machine) as Arc<dyn StateReader>,
             forward: Arc::new(NodeStreams::default()),
             transport,
+            access: Access::new(bounds.access.clone()),
+            audit: Audit::default(),
             limits: bounds.limits.clone(),
             options: bounds.options.clone(),
             metrics: Arc::clone(&self.metrics),

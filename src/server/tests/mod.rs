@@ -1,5 +1,6 @@
 //! The services over real sockets, with a machine in place of engine and disk.
 
+mod access;
 mod admin;
 mod bootstrap;
 mod door;

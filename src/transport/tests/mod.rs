@@ -151,6 +151,7 @@ struct Service(Transport);
 #[tonic::async_trait]
 impl peer_server::Peer for Service {
     type DeliverStream = Delivery;
+    type ForwardStream = tokio_stream::Empty<Result<proto::StreamResponse, Status>>;
 
     async fn deliver(
         &self,
@@ -168,6 +169,20 @@ impl peer_server::Peer for Service {
     ) -> Result<Response<proto::InstallSnapshotResponse>, Status> {
         let answer = self.0.install_snapshot(request.into_inner(), None).await;
         answer.map(Response::new)
+    }
+
+    async fn forward(
+        &self,
+        _: Request<Streaming<proto::StreamRequest>>,
+    ) -> Result<Response<Self::ForwardStream>, Status> {
+        Err(Status::unimplemented("not part of these tests"))
+    }
+
+    async fn checksum(
+        &self,
+        _: Request<proto::ChecksumRequest>,
+    ) -> Result<Response<proto::ChecksumResponse>, Status> {
+        Err(Status::unimplemented("not part of these tests"))
     }
 
     async fn identify(

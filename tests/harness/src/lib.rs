@@ -169,7 +169,9 @@ impl Cluster {
             output.expect("the binary starts").status.success()
         });
         for node in 0..self.len() {
-            self.nodes[node].id = self.status(node).expect("it is initialized").node_id;
+            // It tells nobody anything before the meta shard has told it who may ask.
+            let status = self.until_some("it is initialized", |cluster| cluster.status(node));
+            self.nodes[node].id = status.node_id;
         }
         self.until_all_serve();
     }
@@ -441,6 +443,14 @@ impl Cluster {
                 command.args([flag, &value]);
             }
         }
+        command.args(arguments);
+        command
+    }
+
+    /// A command of the command line, told one node.
+    pub fn command_at(&self, node: usize, arguments: &[&str]) -> Command {
+        let mut command = process::command();
+        command.args(["--endpoints", &self.address(node)]);
         command.args(arguments);
         command
     }
