@@ -15,7 +15,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::clock;
 
 /// The binary that was built along with this test: cargo puts tests into a folder beside it.
-fn binary() -> PathBuf {
+pub fn binary() -> PathBuf {
     let test = env::current_exe().expect("Linux tells");
     let target = test.parent().and_then(Path::parent);
     let binary = target
