@@ -1,13 +1,13 @@
 //! Who calls, and whether they may: the node's copy of the access tables, and the one place in the server that asks it.
 //!
-//! A [`Caller`] is made where a call comes in; [`Access::check`] is asked for each operation, for each request of a stream
+//! A `Caller` is made where a call comes in; `Access::check` is asked for each operation, for each request of a stream
 //! also, so that a token that is deleted or expires ends what its stream may do. What is decided is decided by
 //! [`flotilla_shards::access::rights`].
 //!
 //! The copy is read again once per [`INTERVAL`]. While nothing is enforced, whatever replica of the meta shard is at hand is
 //! good enough; when it is, the shard's leader has to confirm the copy. It has to confirm the first one in any case, as the
 //! replica of a node that was just started may be from before anything was enforced; only if there is none for
-//! [`LEADERLESS`], what is at hand counts, so that a node without a quorum is of some use. A copy that nobody could confirm
+//! `LEADERLESS`, what is at hand counts, so that a node without a quorum is of some use. A copy that nobody could confirm
 //! for `max_age` is of no use any more: the node refuses what comes from clients then, rather than to let in who may long
 //! have been put out.
 
