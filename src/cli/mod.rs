@@ -20,6 +20,7 @@ mod records;
 mod resume;
 mod shards;
 mod start;
+mod top;
 mod verify;
 
 use std::{path::PathBuf, process, time::Duration};
@@ -183,6 +184,8 @@ enum Command {
     Status,
     /// Ask a node on this machine whether it lives, or is ready
     Health(health::Health),
+    /// Show what the cluster does, and keep showing it
+    Top(top::Top),
     /// Nodes of the cluster
     #[command(subcommand)]
     Node(admin::Node),
@@ -431,6 +434,7 @@ async fn ask(command: Command, context: &Context, out: &mut Out) -> Outcome {
         Command::Init(init) => init.run(context, out).await,
         Command::Status => admin::status(context, out).await,
         Command::Health(health) => health.run(context.global.timeout).await,
+        Command::Top(top) => top.run(context, out).await,
         Command::Node(admin::Node::Ls) => admin::list_nodes(context, out).await,
         Command::Shard(shards::Shard::Ls) => shards::list(context, out).await,
         Command::Shard(shards::Shard::Show(show)) => show.run(context, out).await,
@@ -537,6 +541,8 @@ mod tests {
             "role revoke app --prefix app/",
             "token create bob --expires 1h",
             "token delete 00000000000000ff",
+            "top --once",
+            "top --interval 500ms -w json",
             "verify f -w json",
             "verify - --search-steps 100 --search-memory 16",
             "completion zsh",
@@ -586,6 +592,7 @@ mod tests {
             "token delete x",
             "user create",
             "get k --token a --token-file f",
+            "top --interval 0s",
             "verify",
             "debug",
             "debug zip --status a",
