@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{ConnectInfo, DefaultBodyLimit, Path, Query, Request, State};
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::{get, put};
@@ -132,6 +132,8 @@ pub fn router(
     // What changes or burdens the node.
     let guarded = Router::new()
         .route("/log-level", put(set_log_level).post(set_log_level))
+        .route("/debug/pprof/profile", get(profile::cpu))
+        .route("/debug/pprof/heap", get(profile::heap))
         .route_layer(middleware::from_fn_with_state(Arc::clone(&shared), guard));
     Router::new()
         .merge(guarded)
@@ -157,6 +159,12 @@ fn may_change(asker: IpAddr, config: &Config) -> bool {
     asker.to_canonical().is_loopback() || config.node.status_remote_debug
 }
 
+/// Whether a browser asks because a page of somebody else told it to: it may sit at this machine, who wrote that page does not.
+fn is_of_other_site(headers: &HeaderMap) -> bool {
+    let site = headers.get("sec-fetch-site");
+    site.is_some_and(|site| site != "none" && site != "same-origin")
+}
+
 /// Lets through who sits at this machine, others if they may.
 async fn guard(
     State(shared): State<Arc<Shared>>,
@@ -164,6 +172,9 @@ async fn guard(
     request: Request,
     next: Next,
 ) -> Response {
+    if is_of_other_site(request.headers()) {
+        return refusal(StatusCode::FORBIDDEN, "not for pages of other sites");
+    }
     if may_change(peer.ip(), &shared.config) {
         return next.run(request).await;
     }
@@ -188,6 +199,8 @@ async fn index() -> &'static str {
      /status          version, ids, counts\n\
      /config          the configuration in force, and where it came from\n\
      /log-level       what is logged; PUT or POST changes it\n\
+     /debug/pprof/profile?seconds=N   where processor time goes, for pprof\n\
+     /debug/pprof/heap                where memory comes from, for pprof\n\
      /events          what has happened lately; ?after=NUMBER&limit=N\n\
      /slow            requests that took long; ?limit=N\n\
      /shards          the shards of this node; ?after=ID&limit=N turns pages, ?hottest=N has the most asked\n\
@@ -342,5 +355,7 @@ async fn shard(State(shared): State<Arc<Shared>>, Path(id): Path<String>) -> Res
     }
 }
 
+mod pprof;
+mod profile;
 #[cfg(test)]
 mod tests;

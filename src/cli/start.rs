@@ -1,6 +1,6 @@
 //! `start`: one node as a process of its own.
 
-use std::sync::Arc;
+use std::{os::unix::process::CommandExt as _, process::Command, sync::Arc};
 
 use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -18,9 +18,16 @@ use crate::{
     tls::NodeTls,
 };
 
+/// What jemalloc reads its options from, and the one that has it note where memory comes from.
+const ALLOCATOR_OPTIONS: &str = "_RJEM_MALLOC_CONF";
+const PROFILING: &str = "prof:true";
+
 /// Runs a node until a signal or a fault ends it.
 pub(super) fn run(args: &StartArgs) -> Outcome {
     let config = Config::load(args, std::env::vars_os())?;
+    if args.heap_profiling {
+        begin_heap_profiling()?;
+    }
     let log = LogControl::install(&config.log.level, config.log.format)
         .map_err(|error| Failure::Incomplete(error.to_string()))?;
     tracing::info!(
@@ -29,6 +36,26 @@ pub(super) fn run(args: &StartArgs) -> Outcome {
         "starting"
     );
     runtime()?.block_on(serve(config, log))
+}
+
+/// The allocator has begun before anything else and listens to the environment only: so the process is replaced by one that is
+/// told, unless this is that.
+fn begin_heap_profiling() -> Outcome {
+    let told = std::env::var_os(ALLOCATOR_OPTIONS).unwrap_or_default();
+    let told = told.to_string_lossy();
+    if told.split(',').any(|option| option == PROFILING) {
+        return Ok(());
+    }
+    let options = match &*told {
+        "" => PROFILING.to_owned(),
+        told => format!("{told},{PROFILING}"),
+    };
+    let binary = std::env::current_exe().map_err(Failure::file("the own binary"))?;
+    let error = Command::new(&binary)
+        .args(std::env::args_os().skip(1))
+        .env(ALLOCATOR_OPTIONS, options)
+        .exec();
+    Err(Failure::file(binary)(error))
 }
 
 async fn serve(config: Config, log: LogControl) -> Outcome {

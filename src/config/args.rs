@@ -44,6 +44,9 @@ pub struct StartArgs {
     /// How log lines are written (log.format)
     #[arg(long, value_name = "FORMAT")]
     pub log_format: Option<LogFormat>,
+    /// Note where memory comes from, for /debug/pprof/heap of the status port; costs a few percent of speed
+    #[arg(long)]
+    pub heap_profiling: bool,
 }
 
 /// A path that is text, as the file and the environment have it.

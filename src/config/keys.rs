@@ -149,8 +149,8 @@ settings! {
         peer_advertise: Option<Address> = "";
         /// Where /metrics, /health, /ready and /status are served (HTTP).
         status_listen: Address = "127.0.0.1:7480";
-        /// Whether other machines may do on the status port what changes or burdens the node: set the log level.
-        /// Processes of this machine may in any case.
+        /// Whether other machines may do on the status port what changes or burdens the node: set the log level, take
+        /// profiles. Processes of this machine may in any case.
         status_remote_debug: bool = "false";
         /// The addresses between nodes (those of `peer_advertise`) of all that make up the cluster when it is initialized;
         /// this node's own is among them.

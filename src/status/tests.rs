@@ -2,6 +2,7 @@
 
 use std::io::Write as _;
 use std::net::TcpStream;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::sync::oneshot;
 
@@ -181,6 +182,81 @@ fn other_machines_may_look_and_not_touch() {
     }
     config.node.status_remote_debug = true;
     assert!(may("10.0.0.1", &config));
+}
+
+#[test]
+fn pages_of_other_sites_do_not_get_at_a_node_through_a_browser() {
+    let of_other_site = |site: Option<&'static str>| {
+        let headers = site.map(|site| {
+            (
+                header::HeaderName::from_static("sec-fetch-site"),
+                header::HeaderValue::from_static(site),
+            )
+        });
+        is_of_other_site(&headers.into_iter().collect())
+    };
+    for own in [None, Some("none"), Some("same-origin")] {
+        assert!(!of_other_site(own), "{own:?}");
+    }
+    for other in ["cross-site", "same-site"] {
+        assert!(of_other_site(Some(other)), "{other}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_profile_shows_what_was_busy() {
+    use prost::Message as _;
+
+    let node = served(None).await;
+    for wrong in ["0", "61", "x", "-1"] {
+        let path = format!("/debug/pprof/profile?seconds={wrong}");
+        assert_eq!(node.get(&path).await.0, 400, "{wrong}");
+    }
+    let turn = profile::RUNNING.lock().await;
+    let (code, why) = node.get("/debug/pprof/profile?seconds=1").await;
+    assert!(code == 429 && why.contains("one at a time"), "{code} {why}");
+    drop(turn);
+    let stop = Arc::new(AtomicBool::new(false));
+    let busy = Arc::clone(&stop);
+    let busy = std::thread::spawn(move || spin_until(&busy));
+    let path = "/debug/pprof/profile?seconds=1";
+    // A busy machine may have given it no time in a second.
+    for look in 1.. {
+        let answer = http::get(node.address, path, u64::MAX).await.expect("HTTP");
+        assert_eq!(answer.code, 200, "{}", answer.text());
+        let profile = pprof::Profile::decode(&*answer.body).expect("a profile");
+        let samples: i64 = profile.sample.iter().map(|sample| sample.value[0]).sum();
+        let name = |function: &pprof::Function| &profile.string_table[function.name as usize];
+        let mut names = profile.function.iter().map(name);
+        if names.any(|name| name.contains("spin_until")) {
+            assert!(samples > 0 && !profile.location.is_empty());
+            assert_eq!(profile.sample_type.len(), 2);
+            break;
+        }
+        assert!(look < 30, "{:?}", profile.string_table);
+    }
+    stop.store(true, Ordering::Relaxed);
+    busy.join().expect("the busy thread ends");
+}
+
+/// Uses processor time, outside of the C library.
+#[inline(never)]
+fn spin_until(stop: &AtomicBool) {
+    let mut number = 1_u64;
+    while !stop.load(Ordering::Relaxed) {
+        for _ in 0..1000 {
+            number = std::hint::black_box(number.wrapping_mul(6_364_136_223_846_793_005) + 1);
+        }
+    }
+}
+
+#[tokio::test]
+async fn who_has_no_heap_profile_says_what_would_give_one() {
+    let (code, body) = served(None).await.get("/debug/pprof/heap").await;
+    assert!(
+        code == 501 && body.contains("--heap-profiling"),
+        "{code} {body}"
+    );
 }
 
 #[tokio::test]

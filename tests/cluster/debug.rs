@@ -1,12 +1,13 @@
-//! `flotilla debug zip`: what goes into a report of a fault, and what does not.
+//! `flotilla debug zip`, and profiles of running nodes.
 
 use std::{
     fs::File,
     io::Read as _,
+    net::TcpStream,
     time::{Duration, Instant},
 };
 
-use flotilla_harness::{Cluster, Plan, Split};
+use flotilla_harness::{Cluster, Plan, Split, http_get, http_get_bytes};
 use serde_json::Value;
 
 /// Planted where a report must not have it.
@@ -148,4 +149,29 @@ fn nobody_to_ask_is_said_and_leaves_no_file() {
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(4), "{said}");
     assert!(said.contains("no node answers") && !file.exists(), "{said}");
+}
+
+#[test]
+fn a_node_that_was_told_to_notes_where_memory_comes_from() {
+    let mut cluster = Cluster::start_apart(Plan {
+        nodes: 1,
+        ..Plan::default()
+    });
+    let status = cluster.status_address(0);
+    cluster.until("the node listens", |_| TcpStream::connect(status).is_ok());
+    let without = http_get(status, "/debug/pprof/heap");
+    assert!(without.contains("--heap-profiling"), "{without}");
+    assert!(cluster.terminate(0).success());
+    cluster.start_node_with(0, &["--heap-profiling"]);
+    cluster.until("the node listens", |_| TcpStream::connect(status).is_ok());
+    let profile = http_get_bytes(status, "/debug/pprof/heap");
+    assert_eq!(
+        profile.get(..2),
+        Some(&[0x1f, 0x8b][..]),
+        "{}",
+        String::from_utf8_lossy(&profile)
+    );
+    assert!(profile.len() > 100);
+    // Its own process, under the same id: a signal still ends it in order.
+    assert!(cluster.terminate(0).success());
 }

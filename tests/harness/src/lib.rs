@@ -355,9 +355,16 @@ impl Cluster {
 
     /// Starts a node that does not run.
     pub fn start_node(&mut self, node: usize) {
+        self.start_node_with(node, &[]);
+    }
+
+    /// Starts a node that does not run, with more arguments than others have.
+    pub fn start_node_with(&mut self, node: usize, arguments: &[&str]) {
         assert!(self.nodes[node].process.is_none(), "node {node} runs");
         let mut processes = self.net.processes();
-        let process = Process::start(self.node_command(node), &self.log(node));
+        let mut command = self.node_command(node);
+        command.args(arguments);
+        let process = Process::start(command, &self.log(node));
         processes[node] = Some(process.id());
         drop(processes);
         self.nodes[node].process = Some(process);
@@ -726,11 +733,16 @@ pub fn value(answer: response::Kind) -> Option<String> {
 
 /// The body of a page of a status port.
 pub fn http_get(address: SocketAddr, path: &str) -> String {
+    String::from_utf8(http_get_bytes(address, path)).expect("the page is text")
+}
+
+/// The same of a page that is no text.
+pub fn http_get_bytes(address: SocketAddr, path: &str) -> Vec<u8> {
     http(address, "GET", path, "").expect("the status port answers")
 }
 
 /// Asks a status port, and returns the body of its answer.
-fn http(address: SocketAddr, method: &str, path: &str, body: &str) -> io::Result<String> {
+fn http(address: SocketAddr, method: &str, path: &str, body: &str) -> io::Result<Vec<u8>> {
     let mut stream = TcpStream::connect(address)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     let length = body.len();
@@ -738,8 +750,8 @@ fn http(address: SocketAddr, method: &str, path: &str, body: &str) -> io::Result
         "{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}"
     );
     stream.write_all(request.as_bytes())?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
-    let (_, body) = answer.split_once("\r\n\r\n").expect("HTTP has a body");
-    Ok(body.to_owned())
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer)?;
+    let head = answer.windows(4).position(|part| part == b"\r\n\r\n");
+    Ok(answer.split_off(head.expect("HTTP has a head") + 4))
 }
