@@ -32,8 +32,10 @@ fn a_terminal_shows_the_cluster_until_q_is_pressed() {
         .map(|word| format!("'{}'", word.to_string_lossy()))
         .collect();
     let line = format!("stty rows 24 cols 80; {}", words.join(" "));
-    let mut script = Command::new("script");
+    // It ends with the test, and what it runs with it.
+    let mut script = Command::new("setpriv");
     script
+        .args(["--pdeathsig", "KILL", "script"])
         .args(["--quiet", "--flush", "--return", "--command", &line])
         .arg(&shown);
     script

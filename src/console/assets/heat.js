@@ -84,7 +84,8 @@ export function heat(frame, _, where) {
       sums[row] += value;
       most = Math.max(most, value);
     }));
-    if (cursor && (cursor.row >= rows || cursor.column >= columns())) cursor = null;
+    // It stays where it was, as far as that is still there: who moves by the keyboard would begin anew else.
+    if (cursor && rows && columns()) cursor = { row: Math.min(cursor.row, rows - 1), column: Math.min(cursor.column, columns() - 1) };
     draw();
   }
 
@@ -171,7 +172,7 @@ export function heat(frame, _, where) {
 
   /** Puts frame and tip to the cell under the pointer, or of the keyboard. */
   function place() {
-    box.hidden = tip.hidden = !cursor || !picture?.rows.length;
+    box.hidden = tip.hidden = !cursor || !picture?.rows.length || !columns();
     if (box.hidden) return;
     const { row, column } = cursor;
     const [wide, tall] = [canvas.clientWidth / columns(), canvas.clientHeight / picture.rows.length];
