@@ -1,5 +1,5 @@
 //! What operators watch: that dashboards, alerts, runbook and code agree, that alerts fire when they should and only then,
-//! and that a real Prometheus finds values for all of it in a real cluster. And what they do: the page for them is walked through.
+//! and that a real Prometheus finds values for all of it in a real cluster. And what they do: their page is walked through.
 //!
 //! `panels` and `alerts` describe it once; `deploy/grafana/dashboards` and `deploy/prometheus/rules.yml` are made from that
 //! and kept up to date by a test, as METRICS.md is.
