@@ -65,6 +65,18 @@ async fn serve(args: &DemoArgs, log: LogControl) -> Outcome {
             ""
         },
     ));
+    // A node answers nobody before it knows who may ask. If one takes too long, the import says what is missing.
+    let answering = async {
+        while admin
+            .status()
+            .await
+            .iter()
+            .any(|(_, answer)| answer.is_err())
+        {
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+    };
+    let _ = tokio::time::timeout(START_TIMEOUT, answering).await;
     if let Some(sample) = &args.sample {
         import(sample, &args.data, &endpoints).await?;
     }
