@@ -1,10 +1,18 @@
 //! What ends a node, or keeps it from starting: each with a message and an exit code of its own.
 
-use std::{fs, time::Duration};
+use std::{
+    fs,
+    process::Command,
+    thread,
+    time::{Duration, Instant},
+};
 
 use flotilla_proto::v1::Consistency;
 
-use flotilla_harness::{Cluster, Plan, Split, address, end, get, put, value};
+use flotilla_harness::{
+    Cluster, PATIENCE, Plan, Process, Split, address, binary, end, get, put, value,
+};
+use rustix::process::Signal;
 
 /// One node that is a cluster.
 fn alone() -> Plan {
@@ -202,4 +210,28 @@ fn sigterm_ends_requests_in_flight_hands_leaders_over_and_flushes() {
     cluster.start_node(0);
     cluster.until_all_serve();
     assert_eq!(cluster.rows(0).len() as u64, written);
+}
+
+/// What `make run` does on a fresh machine.
+#[test]
+fn the_demo_imports_its_sample_into_a_new_folder() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let data = folder.path().join("demo");
+    let sample = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/sample.ndjson");
+    let log = folder.path().join("log");
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL"]).arg(binary());
+    command.args(["demo", "--base-port", "0", "--sample", sample, "--data"]);
+    command.arg(&data);
+    let mut demo = Process::start(command, &log);
+    let begin = Instant::now();
+    while !data.join("sample-imported").exists() {
+        let log = || fs::read_to_string(&log).unwrap_or_default();
+        assert!(!demo.has_ended(), "{}", log());
+        assert!(begin.elapsed() < PATIENCE, "{}", log());
+        thread::sleep(Duration::from_millis(50));
+    }
+    demo.signal(Signal::INT);
+    let ended = demo.wait(PATIENCE).expect("it stops");
+    assert!(ended.success(), "{ended}");
 }

@@ -15,11 +15,11 @@ use std::{
     process::{self, Child, ChildStdin, ChildStdout, Command, Stdio},
     sync::mpsc::{self, Receiver},
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use flotilla_harness::{PATIENCE, binary};
-use rustix::process::{Pid, Signal, kill_process};
+use flotilla_harness::{PATIENCE, Process, binary};
+use rustix::process::Signal;
 
 use super::{agree::deploy, tools::installed};
 
@@ -33,7 +33,7 @@ const FOLDERS: [&str; 5] = [
     "/etc/flotilla",
     "/etc/prometheus",
     "/etc/systemd/system",
-    "/usr/local",
+    "/usr/local/bin",
     "/var/lib/flotilla",
 ];
 /// What is played; everything else is found where it always is.
@@ -87,39 +87,6 @@ fn steps(page: &str) -> Vec<Step> {
     steps
 }
 
-/// A service that systemd would run.
-struct Service(Child);
-
-impl Service {
-    fn signal(&self, signal: Signal) {
-        kill_process(Pid::from_child(&self.0), signal).expect("the process is our child");
-    }
-
-    fn wait(&mut self) {
-        let begin = Instant::now();
-        while self
-            .0
-            .try_wait()
-            .expect("the process is our child")
-            .is_none()
-        {
-            assert!(
-                begin.elapsed() < STOPPED_WITHIN,
-                "a service does not end within {STOPPED_WITHIN:?}"
-            );
-            thread::sleep(Duration::from_millis(10));
-        }
-    }
-}
-
-impl Drop for Service {
-    fn drop(&mut self) {
-        // It may have ended by itself, which the test has seen then.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 /// The lines that a shell prints.
 fn lines(shell: ChildStdout) -> Receiver<String> {
     let (sender, receiver) = mpsc::channel();
@@ -143,7 +110,7 @@ struct Machine {
     shell: Child,
     typing: ChildStdin,
     answers: Receiver<String>,
-    services: BTreeMap<String, Service>,
+    services: BTreeMap<String, Process>,
 }
 
 impl Machine {
@@ -176,11 +143,8 @@ impl Machine {
             let checkout = deploy("..");
             std::os::unix::fs::symlink(checkout.join("deploy"), root.join("deploy"))
                 .expect("the folder is writable");
-            fs::create_dir_all(root.join("usr/local/bin")).expect("the folder is writable");
             fs::copy(played.join("flotilla"), root.join("usr/local/bin/flotilla"))
                 .expect("the folder is writable");
-        } else {
-            fs::create_dir_all(root.join("usr/local/bin")).expect("the folder is writable");
         }
         let path = env::var("PATH").unwrap_or_default();
         let mut shell = Command::new("setpriv")
@@ -256,7 +220,8 @@ impl Machine {
             "restart" => {
                 if let Some(mut running) = self.services.remove(service) {
                     running.signal(Signal::TERM);
-                    running.wait();
+                    let ended = running.wait(STOPPED_WITHIN);
+                    assert!(ended.is_some(), "{service} runs on for {STOPPED_WITHIN:?}");
                 }
             }
             "reload" => {
@@ -270,14 +235,14 @@ impl Machine {
             }
             _ => panic!("systemctl {verb} is not played"),
         }
-        let mut started = Service(self.command(service).spawn().expect("setpriv is there"));
+        let log = self.root.join(format!("{service}.log"));
+        let started = Process::start(self.command(service), &log);
         // Of what it starts by `Type=notify`, systemd says that it has started when it listens.
         let port = if service == "prometheus" { 9090 } else { 7400 };
         while TcpStream::connect((&*self.address, port)).is_err() {
-            let ended = started.0.try_wait().expect("the process is our child");
             assert!(
-                ended.is_none(),
-                "{service}: {ended:?}\n{}",
+                !started.has_ended(),
+                "{service} has ended\n{}",
                 self.log(service)
             );
             thread::sleep(Duration::from_millis(50));
@@ -317,15 +282,7 @@ impl Machine {
             let (key, value) = setting.split_once('=').expect("a variable and its value");
             command.env(key, value);
         }
-        let log = fs::File::options()
-            .create(true)
-            .append(true)
-            .open(self.root.join(format!("{service}.log")));
-        command
-            .current_dir(&self.root)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log.expect("the folder is writable"));
+        command.current_dir(&self.root);
         command
     }
 

@@ -35,8 +35,8 @@ use flotilla_faultfs::{FaultFs, Loss, PowerLoss};
 use flotilla_proto::v1::{self, request, response, show_shard_request::Which};
 use tokio::{runtime::Runtime, task::JoinHandle};
 
-pub use self::process::binary;
-use self::{certificates::Certificates, clock::Clocks, net::Net, process::Process};
+pub use self::process::{Process, binary};
+use self::{certificates::Certificates, clock::Clocks, net::Net};
 
 /// How long anything may take before the test gives up: far above what it takes on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(120);

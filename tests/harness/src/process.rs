@@ -42,11 +42,11 @@ pub(crate) fn command() -> Command {
 }
 
 /// Killed when dropped.
-pub(crate) struct Process(Child);
+pub struct Process(Child);
 
 impl Process {
-    /// Starts a node whose log is appended to a file.
-    pub(crate) fn start(mut command: Command, log: &Path) -> Self {
+    /// Starts a program whose log is appended to a file.
+    pub fn start(mut command: Command, log: &Path) -> Self {
         let log = File::options().create(true).append(true).open(log);
         let child = command
             .stdin(Stdio::null())
@@ -63,7 +63,8 @@ impl Process {
         self.0.id()
     }
 
-    fn signal(&self, signal: Signal) {
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.0), signal).expect("the process is our child");
     }
 
@@ -89,7 +90,7 @@ impl Process {
     }
 
     /// Whether it has ended and nobody has asked how.
-    pub(crate) fn has_ended(&self) -> bool {
+    pub fn has_ended(&self) -> bool {
         self.state() == 'Z'
     }
 
@@ -110,7 +111,7 @@ impl Process {
     }
 
     /// How it ended, or none if it runs on for so long.
-    pub(crate) fn wait(&mut self, patience: Duration) -> Option<ExitStatus> {
+    pub fn wait(&mut self, patience: Duration) -> Option<ExitStatus> {
         let begin = Instant::now();
         loop {
             let status = self.0.try_wait().expect("the process is our child");
