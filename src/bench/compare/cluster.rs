@@ -21,7 +21,7 @@ use crate::{
     client::Admin,
 };
 
-const NODES: usize = 3;
+pub(super) const NODES: usize = 3;
 /// How long a cluster may take until all of it serves.
 const PATIENCE: Duration = Duration::from_secs(120);
 const LOOK_AGAIN: Duration = Duration::from_millis(100);

@@ -5,6 +5,7 @@
 //! a round, disk and processor are measured before and after it, a round in which they changed is dropped, and the median
 //! of the ratios counts.
 
+mod bare;
 mod cluster;
 mod page;
 mod rows;
@@ -63,6 +64,8 @@ pub(crate) struct Measures {
     /// By lease.
     get_lease: Option<Run>,
     one: Option<Run>,
+    /// Rows per second of the slowest of three bare writers.
+    bare: Option<f64>,
     /// Operations per second.
     knee: Option<f64>,
     /// At the knee.
@@ -187,6 +190,9 @@ pub(crate) async fn compare(
         rounds: Vec::new(),
         partial: Vec::new(),
     };
+    if comparison.rows.contains(&Row::Bare) {
+        bare::check()?;
+    }
     for number in 1..=comparison.rounds {
         watch.say(&format!("round {number} of {}", comparison.rounds));
         match round(comparison, number, watch, stop).await {
@@ -294,16 +300,26 @@ impl Bout<'_> {
             Row::One,
             Row::Half,
         ];
-        if !ours {
-            // Etcd's gets, that ours by lease are held against.
-            here.push(Row::GetLease);
-        }
+        here.push(match ours {
+            // What the bare writers are held against.
+            true => Row::Bare,
+            // What our gets by lease are held against.
+            false => Row::GetLease,
+        });
         if self.wants(&here) {
             let cluster = match self.system {
                 System::Flotilla => Cluster::flotilla(folder, *shards, &[]).await?,
                 System::Etcd => Cluster::etcd(folder).await?,
             };
             self.on_one_cluster(&cluster, ours).await?;
+        }
+        if ours && self.wants(&[Row::Bare]) && !*self.stop.borrow() {
+            self.watch.say("three bare writers of RocksDB");
+            let (folder, measure) = (folder.clone(), self.comparison.measure);
+            let measured = tokio::task::spawn_blocking(move || bare::slowest(&folder, measure));
+            self.measures.bare = Some(measured.await.unwrap_or_else(|error| {
+                Err(Error::Incomplete(format!("the writers broke off: {error}")))
+            })?);
         }
         if ours && self.wants(&[Row::GetLease]) && !*self.stop.borrow() {
             let leases = [("FLOTILLA_RAFT__LEASES", "true")];
@@ -332,7 +348,7 @@ impl Bout<'_> {
         if self.wants(&[Row::Unary, Row::Stream]) {
             self.measures.put = self.once("put", put.clone()).await?;
         }
-        if ours && self.wants(&[Row::Stream]) {
+        if ours && self.wants(&[Row::Stream, Row::Bare]) {
             let settings = streamed(put.clone());
             self.measures.put_stream = self.once("put, stream", settings).await?;
         }

@@ -26,6 +26,8 @@ pub(crate) enum Row {
     One,
     /// 10,000 active shards
     Flat,
+    /// Streamed puts, and three bare writers of RocksDB
+    Bare,
 }
 
 /// Which side of a bound is good.
@@ -73,7 +75,7 @@ fn flat(round: &Round) -> Option<f64> {
     (*most > 256).then(|| ratio(Some(*widest), Some(best)))?
 }
 
-const LINES: [Line; 12] = [
+const LINES: [Line; 13] = [
     Line {
         row: Row::Unary,
         what: "puts per second, 512 in flight / etcd",
@@ -152,6 +154,17 @@ const LINES: [Line; 12] = [
         better: Better::Lower,
         must: 3.0,
         goal: 2.2,
+    },
+    Line {
+        row: Row::Bare,
+        what: "streamed puts per second / slowest of three bare RocksDB writers",
+        value: |round| {
+            let ours = round.flotilla.put_stream.map(|run| run.per_second);
+            ratio(ours, round.flotilla.bare)
+        },
+        better: Better::Higher,
+        must: 0.6,
+        goal: 0.8,
     },
     Line {
         row: Row::Unary,
