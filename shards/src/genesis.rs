@@ -10,7 +10,8 @@ use crate::ids::{NodeId, ShardId};
 use crate::keys;
 use crate::kv::ShardState;
 use crate::limits::{
-    GENESIS_NODES_MAX, GENESIS_SHARDS_MAX, SPLIT_KEY_BYTES_MAX, SPLIT_KEYS_BYTES_MAX,
+    GENESIS_LISTED_MAX, GENESIS_NODES_MAX, GENESIS_SHARDS_MAX, REPLICAS_MAX, SPLIT_KEY_BYTES_MAX,
+    SPLIT_KEYS_BYTES_MAX,
 };
 use crate::meta::{Allocator, MetaRow};
 use crate::node::{Node, NodeError};
@@ -55,8 +56,17 @@ pub enum Split {
 pub struct Genesis {
     cluster: ClusterId,
     nodes: Vec<Node>,
-    shards: Vec<Descriptor>,
+    shards: Shards,
     time_ms: u64,
+}
+
+/// The first shards, the meta shard included.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Shards {
+    /// So many users' shards that share the keyspace by [`even_split`], with so many replicas of each [in turn](in_turn).
+    Even { shards: usize, replicas: usize },
+    /// Any others; and those of clusters that were made before there was a rule.
+    Listed(Vec<Descriptor>),
 }
 
 /// Why a cluster cannot be born like this.
@@ -91,6 +101,14 @@ pub enum GenesisError {
     /// A broken descriptor.
     #[error(transparent)]
     Descriptor(#[from] DescriptorError),
+    /// A list and a rule.
+    #[error(
+        "the shards are given twice: {listed} are listed, and the keyspace is to be split evenly"
+    )]
+    Twice {
+        /// How many are listed.
+        listed: usize,
+    },
     /// Two shards with one id.
     #[error("shard {0} is given twice")]
     SameShard(ShardId),
@@ -181,45 +199,17 @@ impl Genesis {
                 });
             }
         };
-        let keys = match split {
-            Split::Even(shards) => {
-                check_count("shards", *shards, GENESIS_SHARDS_MAX)?;
-                even_split(*shards)
-            }
+        let numbered = (1..).zip(nodes);
+        let nodes = numbered
+            .map(|(node_id, node)| Node::try_from(proto::Node { node_id, ..node }))
+            .collect::<Result<Vec<_>, _>>()?;
+        let shards = match split {
+            &Split::Even(shards) => Shards::Even { shards, replicas },
             Split::At(keys) => {
                 check_split_keys(keys)?;
-                keys.clone()
+                Shards::Listed(in_turn(&nodes, replicas, keys.iter().cloned()).collect())
             }
         };
-        let node_ids: Vec<NodeId> = (1..=nodes.len() as u64).map(NodeId).collect();
-        let place = |shard: ShardId, range: KeyRange| {
-            let first = (shard.0 - ShardId::META.0) as usize;
-            Descriptor {
-                shard,
-                range,
-                epoch: FIRST_EPOCH,
-                replicas: (0..replicas)
-                    .map(|at| Replica {
-                        id: ReplicaId(at as u64 + 1),
-                        node: node_ids[(first + at) % node_ids.len()],
-                        learner: false,
-                    })
-                    .collect(),
-            }
-        };
-        let starts = std::iter::once(Bytes::new()).chain(keys.iter().cloned());
-        let ends = keys.iter().cloned().chain([Bytes::new()]);
-        let mut shards = vec![place(ShardId::META, KeyRange::all())];
-        for (id, (start, end)) in (ShardId::FIRST_USER.0..).zip(starts.zip(ends)) {
-            let range = KeyRange::new(start, end).expect("split keys ascend");
-            shards.push(place(ShardId(id), range));
-        }
-        let nodes = (nodes.into_iter().zip(&node_ids))
-            .map(|(node, id)| {
-                let node_id = id.0;
-                Node::try_from(proto::Node { node_id, ..node })
-            })
-            .collect::<Result<Vec<_>, _>>()?;
         let genesis = Self {
             cluster,
             nodes,
@@ -243,9 +233,35 @@ impl Genesis {
     }
 
     /// The first shards; the meta shard comes first, the others ascend by range.
+    pub fn shards(&self) -> impl Iterator<Item = Descriptor> + '_ {
+        let (even, listed) = match &self.shards {
+            Shards::Even { shards, replicas } => {
+                let shards = in_turn(&self.nodes, *replicas, even_keys(*shards));
+                (Some(shards), &[][..])
+            }
+            Shards::Listed(shards) => (None, &shards[..]),
+        };
+        even.into_iter().flatten().chain(listed.iter().cloned())
+    }
+
+    /// The ids of [`Genesis::shards`], which cost less to tell.
+    pub fn shard_ids(&self) -> impl Iterator<Item = ShardId> + '_ {
+        let (even, listed) = match &self.shards {
+            Shards::Even { shards, .. } => (1 + *shards as u64, &[][..]),
+            Shards::Listed(shards) => (0, &shards[..]),
+        };
+        let even = (0..even).map(|number| ShardId(ShardId::META.0 + number));
+        even.chain(listed.iter().map(|descriptor| descriptor.shard))
+    }
+
+    /// How many shards the users have.
     #[must_use]
-    pub fn shards(&self) -> &[Descriptor] {
-        &self.shards
+    pub fn user_shards(&self) -> usize {
+        match &self.shards {
+            Shards::Even { shards, .. } => *shards,
+            // The meta shard is not the users'.
+            Shards::Listed(shards) => shards.len().saturating_sub(1),
+        }
     }
 
     /// When the cluster was born, in milliseconds of the wall clock.
@@ -255,8 +271,8 @@ impl Genesis {
     }
 
     /// The shards that have a replica on `node`.
-    pub fn shards_on(&self, node: NodeId) -> impl Iterator<Item = &Descriptor> {
-        (self.shards.iter()).filter(move |descriptor| descriptor.replica_on(node).is_some())
+    pub fn shards_on(&self, node: NodeId) -> impl Iterator<Item = Descriptor> + '_ {
+        (self.shards()).filter(move |descriptor| descriptor.replica_on(node).is_some())
     }
 
     /// The state that a shard is born with.
@@ -280,52 +296,62 @@ impl Genesis {
     /// The rows of the state database that a node is born with: the state of each shard that it has a replica of, and
     /// the directory if it has one of the meta shard. Its log database is born with [`hard_state`] and the log cut at
     /// [`GENESIS_INDEX`] of [`GENESIS_TERM`], for the same shards.
-    #[must_use]
-    pub fn rows(&self, node: NodeId) -> Vec<(Bytes, Bytes)> {
-        let mut rows = Vec::new();
-        for descriptor in self.shards_on(node) {
-            let state = self.shard_state(descriptor);
-            rows.push((keys::state(descriptor.shard), state.encode()));
-            if descriptor.shard.is_meta() {
-                rows.extend(self.directory().into_iter().map(|row| {
-                    let mut stored = BytesMut::new();
-                    value::encode(&mut stored, FIRST_META_REVISION, &row.value());
-                    (keys::data(ShardId::META, &row.key()), stored.freeze())
-                }));
-            }
-        }
-        rows
+    pub fn rows(&self, node: NodeId) -> impl Iterator<Item = (Bytes, Bytes)> + '_ {
+        self.shards_on(node).flat_map(|descriptor| {
+            let state = self.shard_state(&descriptor);
+            let state = (keys::state(descriptor.shard), state.encode());
+            let directory = descriptor.shard.is_meta().then(|| self.directory());
+            let directory = directory.into_iter().flatten().map(|row| {
+                let mut stored = BytesMut::new();
+                value::encode(&mut stored, FIRST_META_REVISION, &row.value());
+                (keys::data(ShardId::META, &row.key()), stored.freeze())
+            });
+            std::iter::once(state).chain(directory)
+        })
     }
 
     /// The first rows of the directory.
-    #[must_use]
-    pub fn directory(&self) -> Vec<MetaRow> {
+    pub fn directory(&self) -> impl Iterator<Item = MetaRow> + '_ {
         let next_node = self.nodes.iter().map(|node| node.id.0).max();
-        let next_shard = self.shards.iter().map(|shard| shard.shard.0).max();
+        let next_shard = self.shard_ids().map(|shard| shard.0).max();
         let next = |last: Option<u64>| last.map_or(1, |last| last.saturating_add(1));
         let nodes = self.nodes.iter().cloned().map(MetaRow::Node);
-        let shards = self.shards.iter().cloned().map(MetaRow::Shard);
+        let shards = self.shards().map(MetaRow::Shard);
         let allocators = [
             MetaRow::Next(Allocator::Node, next(next_node)),
             MetaRow::Next(Allocator::Shard, next(next_shard)),
         ];
-        nodes.chain(shards).chain(allocators).collect()
+        nodes.chain(shards).chain(allocators)
     }
 
     fn check(&self) -> Result<(), GenesisError> {
         check_count("nodes", self.nodes.len(), GENESIS_NODES_MAX)?;
-        // One more for the meta shard.
-        check_count("shards", self.shards.len(), GENESIS_SHARDS_MAX + 1)?;
         let mut nodes: Vec<&Node> = self.nodes.iter().collect();
         check_unique("id", &mut nodes, |node| &node.id)?;
         check_unique("address", &mut nodes, |node| &node.address)?;
         check_unique("store id", &mut nodes, |node| &node.store)?;
-        let mut ids: Vec<ShardId> = self.shards.iter().map(|shard| shard.shard).collect();
+        match &self.shards {
+            Shards::Listed(shards) => self.check_listed(shards),
+            &Shards::Even { shards, replicas } => {
+                check_count("shards", shards, GENESIS_SHARDS_MAX)?;
+                if (1..=self.nodes.len().min(REPLICAS_MAX)).contains(&replicas) {
+                    return Ok(());
+                }
+                let nodes = self.nodes.len();
+                Err(GenesisError::Replicas { replicas, nodes })
+            }
+        }
+    }
+
+    fn check_listed(&self, shards: &[Descriptor]) -> Result<(), GenesisError> {
+        // One more for the meta shard.
+        check_count("shards", shards.len(), GENESIS_LISTED_MAX + 1)?;
+        let mut ids: Vec<ShardId> = shards.iter().map(|shard| shard.shard).collect();
         ids.sort_unstable();
         if let Some(pair) = ids.windows(2).find(|pair| pair[0] == pair[1]) {
             return Err(GenesisError::SameShard(pair[0]));
         }
-        match self.shards.split_first() {
+        match shards.split_first() {
             Some((meta, users)) if meta.shard.is_meta() && meta.range == KeyRange::all() => {
                 check_tiling(users)?;
             }
@@ -333,7 +359,7 @@ impl Genesis {
         }
         let mut node_ids: Vec<NodeId> = self.nodes.iter().map(|node| node.id).collect();
         node_ids.sort_unstable();
-        for descriptor in &self.shards {
+        for descriptor in shards {
             let shard = descriptor.shard;
             if descriptor.epoch != FIRST_EPOCH {
                 let epoch = descriptor.epoch;
@@ -356,11 +382,22 @@ impl TryFrom<proto::Genesis> for Genesis {
         let cluster = (message.cluster_id[..].try_into())
             .map_err(|_| GenesisError::ClusterId(message.cluster_id.len()))?;
         let nodes = message.nodes.into_iter().map(Node::try_from);
-        let shards = message.shards.into_iter().map(Descriptor::try_from);
+        let listed = message.shards.len();
+        let shards = match message.even {
+            Some(_) if listed > 0 => return Err(GenesisError::Twice { listed }),
+            Some(even) => Shards::Even {
+                shards: even.shards as usize,
+                replicas: even.replicas as usize,
+            },
+            None => {
+                let shards = message.shards.into_iter().map(Descriptor::try_from);
+                Shards::Listed(shards.collect::<Result<_, _>>()?)
+            }
+        };
         let genesis = Self {
             cluster,
             nodes: nodes.collect::<Result<_, _>>()?,
-            shards: shards.collect::<Result<_, _>>()?,
+            shards,
             time_ms: message.time_ms,
         };
         genesis.check()?;
@@ -370,15 +407,49 @@ impl TryFrom<proto::Genesis> for Genesis {
 
 impl From<&Genesis> for proto::Genesis {
     fn from(genesis: &Genesis) -> Self {
+        let (even, listed) = match &genesis.shards {
+            &Shards::Even { shards, replicas } => {
+                // Both are bounded far below.
+                let [shards, replicas] = [shards, replicas].map(|count| count as u32);
+                (Some(proto::EvenSplit { shards, replicas }), &[][..])
+            }
+            Shards::Listed(shards) => (None, &shards[..]),
+        };
         Self {
             cluster_id: Bytes::copy_from_slice(&genesis.cluster),
             nodes: genesis.nodes.iter().map(proto::Node::from).collect(),
-            shards: (genesis.shards.iter())
-                .map(proto::Descriptor::from)
-                .collect(),
+            shards: listed.iter().map(proto::Descriptor::from).collect(),
             time_ms: genesis.time_ms,
+            even,
         }
     }
+}
+
+/// The shards between `keys`, which ascend, the meta shard first. Replica i of shard k (the meta shard is number 0) is on
+/// node (k + i) mod n, in the order of the list. Stored records count on it: it must stay as it is.
+fn in_turn(
+    nodes: &[Node],
+    replicas: usize,
+    keys: impl Iterator<Item = Bytes>,
+) -> impl Iterator<Item = Descriptor> {
+    let mut start = Bytes::new();
+    let users = keys.chain([Bytes::new()]).map(move |end| {
+        let start = std::mem::replace(&mut start, end.clone());
+        KeyRange::new(start, end).expect("split keys ascend")
+    });
+    let ranges = std::iter::once(KeyRange::all()).chain(users);
+    (0..).zip(ranges).map(move |(number, range)| Descriptor {
+        shard: ShardId(ShardId::META.0 + number as u64),
+        range,
+        epoch: FIRST_EPOCH,
+        replicas: (0..replicas)
+            .map(|at| Replica {
+                id: ReplicaId(at as u64 + 1),
+                node: nodes[(number + at) % nodes.len()].id,
+                learner: false,
+            })
+            .collect(),
+    })
 }
 
 /// Raft's hard state of every replica at birth.
@@ -398,36 +469,44 @@ pub fn hard_state() -> HardState {
 /// characters, then the rest), and the shards get equal weights. Text spreads over three quarters of the shards; keys
 /// with evenly distributed bytes still use all of them, the busiest getting four times its share. For anything better
 /// there are split keys of one's own.
+///
+/// Stored records count on it: it must stay as it is.
 #[must_use]
 pub fn even_split(shards: usize) -> Vec<Bytes> {
+    even_keys(shards).collect()
+}
+
+fn even_keys(shards: usize) -> impl Iterator<Item = Bytes> {
     // The heaviest two bytes have (16 / 919)² of all weight, one part in 3,299, so that two bytes tell the parts of
-    // 3,000 shards apart; three do for 189,000.
-    const { assert!(GENESIS_SHARDS_MAX <= 189_000) };
-    let length = if shards <= 3000 { 2 } else { 3 };
+    // 3,000 shards apart; three do for 189,000, and four for 10 millions.
+    const { assert!(GENESIS_SHARDS_MAX <= 10_000_000) };
+    let length = match shards {
+        ..=3000 => 2,
+        ..=189_000 => 3,
+        _ => 4,
+    };
     let total: u64 = (0..=u8::MAX).map(weight).sum();
-    (1..shards as u64)
-        .map(|part| {
-            // How far into the weights the key lies, as a fraction.
-            let (mut rest, mut whole) = (part, shards as u64);
-            let mut key = Vec::with_capacity(length);
-            for _ in 0..length {
-                rest *= total;
-                for byte in 0..=u8::MAX {
-                    let share = weight(byte) * whole;
-                    if rest < share {
-                        key.push(byte);
-                        whole = share;
-                        break;
-                    }
-                    rest -= share;
+    (1..shards as u64).map(move |part| {
+        // How far into the weights the key lies, as a fraction.
+        let (mut rest, mut whole) = (part, shards as u64);
+        let mut key = Vec::with_capacity(length);
+        for _ in 0..length {
+            rest *= total;
+            for byte in 0..=u8::MAX {
+                let share = weight(byte) * whole;
+                if rest < share {
+                    key.push(byte);
+                    whole = share;
+                    break;
                 }
+                rest -= share;
             }
-            while key.last() == Some(&0) {
-                key.pop();
-            }
-            key.into()
-        })
-        .collect()
+        }
+        while key.last() == Some(&0) {
+            key.pop();
+        }
+        key.into()
+    })
 }
 
 const fn weight(byte: u8) -> u64 {
@@ -441,7 +520,7 @@ const fn weight(byte: u8) -> u64 {
 }
 
 fn check_split_keys(keys: &[Bytes]) -> Result<(), GenesisError> {
-    check_count("shards", keys.len() + 1, GENESIS_SHARDS_MAX)?;
+    check_count("shards", keys.len() + 1, GENESIS_LISTED_MAX)?;
     for (at, key) in keys.iter().enumerate() {
         if key.is_empty() {
             return Err(GenesisError::SplitKeyEmpty { at });

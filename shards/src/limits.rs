@@ -29,8 +29,10 @@ pub const CONTEXT_BYTES_MAX: usize = 4 << 10;
 pub const REPLICAS_MAX: usize = 32;
 /// Nodes of a cluster at its birth.
 pub const GENESIS_NODES_MAX: usize = 1024;
-/// Shards of a cluster at its birth; their descriptors travel in one message.
-pub const GENESIS_SHARDS_MAX: usize = 65_536;
+/// Shards of a cluster at its birth, if they follow from a rule.
+pub const GENESIS_SHARDS_MAX: usize = 1 << 20;
+/// Shards of a cluster at its birth, if they are listed: their descriptors travel in one message.
+pub const GENESIS_LISTED_MAX: usize = 65_536;
 /// Bytes of one split key of a genesis.
 pub const SPLIT_KEY_BYTES_MAX: usize = 256;
 /// Bytes of all split keys of a genesis.
@@ -81,11 +83,11 @@ const _: () = assert!(
     BATCH_GET_BYTES_MAX + BATCH_OPS_MAX * ROW_OVERHEAD + ENVELOPE_OVERHEAD <= MESSAGE_BYTES_MAX
 );
 const _: () = assert!(VALUE_BYTES_MAX <= BATCH_GET_BYTES_MAX);
-// The genesis travels in one message. Half of it is for the nodes, each with two addresses and three short fields, and
+// A genesis that lists its shards travels in one message. Half of it is for the nodes, each with two addresses and three short fields, and
 // for the descriptors without their keys, each at most 160 bytes with the usual three replicas; the other half is for
 // the split keys, each of which is the end of a shard and the start of another.
 const _: () = assert!(
-    GENESIS_NODES_MAX * (2 * ADDRESS_BYTES_MAX + 2 * ROW_OVERHEAD) + GENESIS_SHARDS_MAX * 160
+    GENESIS_NODES_MAX * (2 * ADDRESS_BYTES_MAX + 2 * ROW_OVERHEAD) + GENESIS_LISTED_MAX * 160
         <= MESSAGE_BYTES_MAX / 2
 );
 const _: () = assert!(2 * SPLIT_KEYS_BYTES_MAX <= MESSAGE_BYTES_MAX / 2);

@@ -6,6 +6,8 @@
 //!
 //! The node's storage and the simulator's model disk both start through [`recover`].
 
+use std::sync::Arc;
+
 use crate::{
     engine::RecoveredReplica,
     ids::ShardId,
@@ -92,7 +94,7 @@ pub fn recover<E>(
         let (verdict, label) = judge(&log, applied, term);
         let mut recovered = Recovered {
             replica: RecoveredReplica {
-                descriptor: state.descriptor,
+                descriptor: Arc::new(state.descriptor),
                 conf_state: state.conf_state,
                 hard_state: log.hard_state,
                 compacted: log.compacted,

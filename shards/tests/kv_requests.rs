@@ -274,7 +274,7 @@ fn map() -> RangeMap {
         })
         .collect();
     let genesis = Genesis::plan([1; 16], nodes, &Split::At(vec![b("g"), b("p")]), 3, 0).unwrap();
-    RangeMap::new(genesis.shards().iter().cloned().map(Arc::new))
+    RangeMap::new(genesis.shards().map(Arc::new))
 }
 
 #[test]

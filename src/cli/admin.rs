@@ -14,13 +14,16 @@ use super::{
 };
 use crate::client::Error;
 
+/// How much longer than other calls `init` may take for each shard.
+const PER_SHARD: Duration = Duration::from_micros(300);
+
 /// Arguments of `init`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Run it once, against one node, when all nodes are up. Running it again changes nothing, and helps nodes that missed it.")]
 pub(super) struct Init {
     /// Shards that share the keyspace evenly
-    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
     shards: u32,
     /// File of keys at which to split instead, one per line, ascending; n keys make n+1 shards
     #[arg(long, value_name = "FILE", conflicts_with = "shards")]
@@ -45,7 +48,10 @@ impl Init {
             split_keys,
             replicas: self.replicas,
         };
-        let answer = context.admin()?.init(request).await?;
+        // The nodes write the beginnings of all shards, one node after the other.
+        let timeout = context.global.timeout + PER_SHARD * self.shards;
+        let admin = context.admin_of(&context.global.endpoints, timeout)?;
+        let answer = admin.init(request).await?;
         let cluster = to_hex(&answer.cluster_id);
         match context.global.output {
             Format::Table if answer.existed => talk(format!(

@@ -79,9 +79,9 @@ impl Census {
     }
 }
 
-/// All replicas of the node, by shard.
-async fn all(runtime: &Runtime) -> Vec<ReplicaStatus> {
-    let mut found: Vec<ReplicaStatus> = Vec::new();
+/// All replicas of the node, by shard; their number is known from the look before.
+async fn all(runtime: &Runtime, expected: usize) -> Vec<ReplicaStatus> {
+    let mut found: Vec<ReplicaStatus> = Vec::with_capacity(expected);
     loop {
         let after = found.last().map_or(ShardId(0), |last| last.shard);
         let page = runtime.census(after, PAGE).await;
@@ -121,7 +121,8 @@ pub(super) async fn watch(shared: &Shared) {
             continue;
         };
         let (at, slot) = (Instant::now(), slot_ended_at(wall_ms()));
-        let found = all(&running.runtime).await;
+        let expected = shared.census.found().len();
+        let found = all(&running.runtime, expected).await;
         if let Some(last) = &last {
             let seconds = at.saturating_duration_since(last.at).as_secs_f64();
             let rates = rates(&found, &last.loads, seconds);

@@ -248,12 +248,15 @@ fn router(
     replicas: &[RecoveredReplica],
     nodes: &[proto::Node],
 ) -> Router {
-    let descriptors = genesis.shards().iter().cloned().map(Arc::new);
-    let router = Router::new(node, descriptors, nodes.iter().cloned());
-    for replica in replicas {
-        router.update(Arc::new(replica.descriptor.clone()));
-    }
-    router
+    // The own replicas share their descriptors with the map; the genesis has those that are elsewhere.
+    let own = replicas
+        .iter()
+        .map(|replica| Arc::clone(&replica.descriptor));
+    let known = |shard| replicas.binary_search_by_key(&shard, |replica| replica.descriptor.shard);
+    let elsewhere = genesis.shard_ids().any(|shard| known(shard).is_err());
+    let others = elsewhere.then(|| genesis.shards()).into_iter().flatten();
+    let others = others.filter(|descriptor| known(descriptor.shard).is_err());
+    Router::new(node, own.chain(others.map(Arc::new)), nodes.iter().cloned())
 }
 
 fn worker_count(config: &Config) -> usize {

@@ -39,6 +39,9 @@ const PLACE: &str = "runtime::applier::apply";
 /// Jobs taken from the queue before everything else is looked at again.
 const JOBS_MAX: usize = 256;
 
+/// State machines of shards that have applied nothing for so long, or up to twice as long, are closed.
+const MACHINE_IDLE: Duration = Duration::from_secs(30);
+
 /// How the applier batches and flushes.
 #[derive(Clone, Copy, Debug)]
 pub struct ApplierLimits {
@@ -114,6 +117,7 @@ impl Applier {
             on_fatal,
             metrics: Arc::clone(&metrics),
             machines: BTreeMap::new(),
+            machines_looked_at: Instant::now(),
             round: Round::default(),
             unflushed: Unflushed::default(),
             flushing: None,
@@ -211,6 +215,13 @@ struct Unflushed {
     applied: BTreeMap<ShardId, Index>,
 }
 
+/// The state machine of a shard that is busy.
+struct Machine {
+    machine: StateMachine,
+    /// Whether it was used since the last look at all of them.
+    used: bool,
+}
+
 struct Worker {
     jobs: Receiver<Job>,
     flusher: Flusher,
@@ -220,7 +231,8 @@ struct Worker {
     on_fatal: OnFatal,
     metrics: Arc<Metrics>,
     /// Opened when a shard's first entry comes, from its rows.
-    machines: BTreeMap<ShardId, StateMachine>,
+    machines: BTreeMap<ShardId, Machine>,
+    machines_looked_at: Instant,
     round: Round,
     unflushed: Unflushed,
     /// What the flush that is under way will have made durable.
@@ -243,8 +255,11 @@ impl Worker {
                     self.flushed(outcome)?;
                     continue;
                 }
-                default(self.until_flush()) => {
-                    self.begin_flush();
+                default(self.until_flush().min(MACHINE_IDLE)) => {
+                    if self.until_flush().is_zero() {
+                        self.begin_flush();
+                    }
+                    self.close_idle_machines();
                     continue;
                 }
             };
@@ -257,6 +272,7 @@ impl Worker {
                 stop = self.take(job)?;
             }
             self.write()?;
+            self.close_idle_machines();
             if stop {
                 return self.flush_all();
             }
@@ -301,16 +317,21 @@ impl Worker {
         let round = &mut self.round;
         round.start.get_or_insert_with(Instant::now);
         self.metrics.apply_lag.sub(entries.len() as i64);
-        let machine = match self.machines.entry(shard) {
+        let Machine { machine, used } = match self.machines.entry(shard) {
             std::collections::btree_map::Entry::Occupied(machine) => machine.into_mut(),
             std::collections::btree_map::Entry::Vacant(slot) => {
                 let machine = StateMachine::load(&*self.state, shard)
                     .map_err(|error| failed(shard, &error))?;
-                slot.insert(machine.ok_or_else(|| {
+                let machine = machine.ok_or_else(|| {
                     corrupt(shard, "it has committed entries and no state".into())
-                })?)
+                })?;
+                slot.insert(Machine {
+                    machine,
+                    used: true,
+                })
             }
         };
+        *used = true;
         if round.shards.last() != Some(&shard) {
             round.shards.push(shard);
         }
@@ -350,6 +371,17 @@ impl Worker {
         Ok(())
     }
 
+    /// Closes the state machines that nothing has come for lately: between two rounds there is nothing in them that their
+    /// rows don't have.
+    fn close_idle_machines(&mut self) {
+        let now = Instant::now();
+        if now.saturating_duration_since(self.machines_looked_at) >= MACHINE_IDLE {
+            self.machines_looked_at = now;
+            self.machines
+                .retain(|_, machine| mem::take(&mut machine.used));
+        }
+    }
+
     /// Writes the round, then tells everybody who waits for it.
     fn write(&mut self) -> Result<(), StorageError> {
         let Some(start) = self.round.start.take() else {
@@ -369,6 +401,7 @@ impl Worker {
         shards.dedup();
         for shard in shards {
             let machine = self.machines.get_mut(&shard).expect("opened in this round");
+            let machine = &mut machine.machine;
             machine.finish(&mut batch);
             self.unflushed
                 .applied

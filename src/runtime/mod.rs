@@ -99,8 +99,13 @@ impl Runtime {
             .iter()
             .map(|_| Engine::new(config.clone(), log.clone(), Arc::clone(&cache), 0))
             .collect();
+        let worker = |replica: &RecoveredReplica| inboxes.worker_of(replica.descriptor.shard);
+        for (number, engine) in engines.iter_mut().enumerate() {
+            let own = replicas.iter().filter(|replica| worker(replica) == number);
+            engine.reserve(own.count());
+        }
         for replica in replicas {
-            engines[inboxes.worker_of(replica.descriptor.shard)].open(replica)?;
+            engines[worker(&replica)].open(replica)?;
         }
         let mut threads = Vec::new();
         let pulses = worker::Pulse::new(engines.len());

@@ -25,8 +25,10 @@ use crate::{
     transport::{PROTOCOL, handshake::short_hex, innermost},
 };
 
-/// How long one node may take to say who it is, or to make a genesis durable.
+/// How long one node may take to say who it is, or to make a genesis durable and to begin,
 const PATIENCE: Duration = Duration::from_secs(10);
+/// and how much longer for each shard.
+const PATIENCE_PER_SHARD: Duration = Duration::from_micros(100);
 
 /// The node's identity, as kept in its data folder.
 pub trait ClusterBootstrap: Send + Sync + 'static {
@@ -317,17 +319,20 @@ pub(super) async fn init(
     Ok(proto::InitResponse {
         cluster_id: genesis.cluster().to_vec().into(),
         nodes: genesis.nodes().iter().map(proto::Node::from).collect(),
-        // The meta shard is not the user's.
-        shards: u32::try_from(genesis.shards().len().saturating_sub(1)).unwrap_or(u32::MAX),
+        shards: u32::try_from(genesis.user_shards()).unwrap_or(u32::MAX),
         existed,
     })
 }
 
-async fn client(address: &str, tls: Option<&ClientTls>) -> Result<PeerClient<Connection>, String> {
+async fn client(
+    address: &str,
+    patience: Duration,
+    tls: Option<&ClientTls>,
+) -> Result<PeerClient<Connection>, String> {
     let endpoint = tls::client::endpoint(address, tls)
         .map_err(|error| innermost(&error))?
         .connect_timeout(PATIENCE)
-        .timeout(PATIENCE);
+        .timeout(patience);
     let connected = tls::client::connect(&endpoint, tls).await;
     let channel = connected.map_err(|error| innermost(&error))?;
     Ok(
@@ -357,7 +362,7 @@ pub async fn identify_one(
     asker: NodeId,
     tls: Option<&ClientTls>,
 ) -> Result<proto::IdentifyResponse, String> {
-    let mut client = client(address, tls).await?;
+    let mut client = client(address, PATIENCE, tls).await?;
     let request = proto::IdentifyRequest { node_id: asker.0 };
     let answer = client.identify(request).await;
     let answer = answer.map_err(|status| reason(&status))?;
@@ -373,7 +378,7 @@ pub async fn page_of(
     path: String,
     tls: Option<&ClientTls>,
 ) -> Result<proto::PageResponse, String> {
-    let mut client = client(address, tls).await?;
+    let mut client = client(address, PATIENCE, tls).await?;
     let answer = client.page(proto::PageRequest { path }).await;
     let answer = answer.map_err(|status| reason(&status))?;
     Ok(answer.into_inner())
@@ -523,7 +528,10 @@ async fn adopt(
             genesis: Some(genesis.into()),
             node_id: node.0,
         };
-        let answer = client(address, tls).await?.adopt(request).await;
+        let shards = u32::try_from(genesis.user_shards()).unwrap_or(u32::MAX);
+        let patience = PATIENCE + PATIENCE_PER_SHARD * shards;
+        let mut client = client(address, patience, tls).await?;
+        let answer = client.adopt(request).await;
         answer.map_err(|status| reason(&status))
     };
     told.await

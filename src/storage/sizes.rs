@@ -8,15 +8,17 @@ use flotilla_shards::raft::Index;
 const STEP: u64 = 64 * 1024;
 
 /// Running size of one shard's log. Instead of a size per entry it keeps a mark every [`STEP`] bytes, so a log at its
-/// bound of some MiB costs some hundred marks, and an idle one a few.
+/// bound of some MiB costs some hundred marks, and a short one none.
 #[derive(Debug, Default)]
 pub(super) struct Sizes {
     /// Bytes appended since the log was opened.
     total: u64,
     /// Value of `total` at the front of the log.
     front: u64,
-    /// Value of `total` behind the entry at that index; both ascending.
-    marks: VecDeque<(Index, u64)>,
+    /// Index of the last entry, behind which is `total`; 0 if there is none.
+    end: Index,
+    /// Value of `total` behind the entry at that index, below `end`; both ascending. In a box, as most logs are short.
+    marks: Option<Box<VecDeque<(Index, u64)>>>,
 }
 
 impl Sizes {
@@ -27,38 +29,43 @@ impl Sizes {
 
     /// An entry was appended at the end.
     pub(super) fn push(&mut self, index: Index, bytes: u64) {
-        self.total += bytes;
-        let before_last = match self.marks.len() {
-            0 | 1 => self.front,
-            len => self.marks[len - 2].1,
-        };
-        match self.marks.back_mut() {
-            Some(last) if self.total - before_last < STEP => *last = (index, self.total),
-            _ => self.marks.push_back((index, self.total)),
+        let marks = self.marks.as_ref();
+        let last = marks.and_then(|marks| marks.back());
+        let before = last.map_or(self.front, |last| last.1);
+        if self.end != Index(0) && self.total + bytes - before >= STEP {
+            let marks = self.marks.get_or_insert_default();
+            marks.push_back((self.end, self.total));
         }
+        self.total += bytes;
+        self.end = index;
     }
 
     /// The entries from `from` on were cut off.
     pub(super) fn truncate(&mut self, from: Index) {
-        while self.marks.back().is_some_and(|mark| mark.0 >= from) {
-            self.marks.pop_back();
+        while self.end >= from && self.end != Index(0) {
+            let last = self.marks.as_mut().and_then(|marks| marks.pop_back());
+            (self.end, self.total) = last.unwrap_or((Index(0), self.front));
         }
-        self.total = self.marks.back().map_or(self.front, |mark| mark.1);
     }
 
     /// The entries up to and including `upto` were cut off.
     pub(super) fn compact(&mut self, upto: Index) {
-        while let Some(&(index, total)) = self.marks.front()
-            && index <= upto
-        {
+        if self.end <= upto {
+            self.clear();
+            return;
+        }
+        let Some(marks) = &mut self.marks else {
+            return;
+        };
+        while let Some((_, total)) = marks.pop_front_if(|mark| mark.0 <= upto) {
             self.front = total;
-            self.marks.pop_front();
         }
     }
 
     /// The log is empty.
     pub(super) fn clear(&mut self) {
-        self.marks.clear();
+        self.marks = None;
+        self.end = Index(0);
         self.front = self.total;
     }
 }

@@ -23,6 +23,9 @@ use rocksdb::{
 
 use super::{DatabaseStats, StorageError, StorageOptions, snapshot::Received, stats};
 
+/// Rows of a new cluster that are written at once: those of a million shards would take a GiB.
+const BEGIN_BATCH_BYTES: usize = 4 << 20;
+
 /// The state database.
 ///
 /// Reading it directly sees each row as it is at that moment; only the thread that writes may take that for one
@@ -197,7 +200,10 @@ impl RocksState {
     }
 
     /// Replaces everything but the identity by these rows; durable on return.
-    pub(super) fn begin(&self, rows: Vec<(Bytes, Bytes)>) -> Result<(), StorageError> {
+    pub(super) fn begin(
+        &self,
+        rows: impl IntoIterator<Item = (Bytes, Bytes)>,
+    ) -> Result<(), StorageError> {
         const PLACE: &str = "storage::state::begin";
         let mut batch = StateBatch::default();
         // Left by an attempt with another genesis that was not finished.
@@ -212,6 +218,10 @@ impl RocksState {
         read.map_err(|error| StorageError::view(PLACE, &error))?;
         for (key, value) in rows {
             batch.put(key, value);
+            if batch.bytes() >= BEGIN_BATCH_BYTES {
+                self.write(&batch)?;
+                batch.clear();
+            }
         }
         self.write(&batch)?;
         self.flush()

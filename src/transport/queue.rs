@@ -38,6 +38,8 @@ pub struct Queued {
 const MESSAGE_OVERHEAD: usize = 256;
 /// What an entry takes in memory beside its payload, roughly.
 const ENTRY_OVERHEAD: usize = 64;
+/// Room for messages that an emptied list keeps: what the elections of thousands of shards took is given back.
+const KEPT: usize = 256;
 
 impl Queued {
     /// Weighs a message.
@@ -333,6 +335,7 @@ impl Stream for Frames {
                     return Poll::Pending;
                 }
                 // The emptied list goes back, so that neither side allocates again.
+                this.taken.shrink_to(KEPT);
                 std::mem::swap(&mut waiting.messages, &mut this.taken);
             }
             if let Some(frame) = this.next_frame(alive) {

@@ -62,7 +62,10 @@ pub struct Load {
 impl<C, L: LogReader + Clone> Replica<C, L> {
     pub(super) fn status(&self, config: &EngineConfig, liveness: &Liveness) -> ReplicaStatus {
         let view = self.node.storage();
-        let proposed = self.proposed.iter().map(|(_, replies)| replies.len());
+        let pending = self.waiting.as_ref().map_or(0, |waiting| {
+            let proposed = waiting.proposed.iter().map(|(_, replies)| replies.len());
+            waiting.queued.len() + proposed.sum::<usize>()
+        });
         ReplicaStatus {
             shard: self.shard,
             role: self.node.role(),
@@ -74,7 +77,7 @@ impl<C, L: LogReader + Clone> Replica<C, L> {
             compacted: view.compacted().index,
             log_bytes: view.log_bytes(),
             resting: self.node.is_quiescent(),
-            pending: self.queued.len() + proposed.sum::<usize>(),
+            pending,
             voters: self
                 .descriptor
                 .replicas

@@ -267,7 +267,7 @@ pub trait LogReader {
 #[derive(Clone, Debug)]
 pub struct RecoveredReplica {
     /// Ranges and replicas, as last applied.
-    pub descriptor: crate::descriptor::Descriptor,
+    pub descriptor: std::sync::Arc<crate::descriptor::Descriptor>,
     /// Membership, as last applied.
     pub conf_state: ConfState,
     /// Last durable hard state.

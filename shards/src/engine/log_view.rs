@@ -41,7 +41,8 @@ pub struct LogView<L> {
     count: Arc<CacheCount>,
     /// As of the start; Raft keeps the present one itself.
     initial: HardState,
-    conf_state: ConfState,
+    /// Shared by all replicas that have the same.
+    conf_state: Arc<ConfState>,
     compacted: EntryId,
     last: EntryId,
     /// Durable and in the state database, or on the way there: what a snapshot would cover.
@@ -61,6 +62,7 @@ impl<L: LogReader> LogView<L> {
         shard: ShardId,
         reader: L,
         count: Arc<CacheCount>,
+        conf_state: Arc<ConfState>,
         found: &super::io::RecoveredReplica,
     ) -> Self {
         Self {
@@ -68,7 +70,7 @@ impl<L: LogReader> LogView<L> {
             reader,
             count,
             initial: found.hard_state,
-            conf_state: found.conf_state.clone(),
+            conf_state,
             compacted: found.compacted,
             last: found.last,
             applied: found.applied,
@@ -160,7 +162,7 @@ impl<L: LogReader> LogView<L> {
         };
         self.last = self.compacted;
         self.applied = self.compacted;
-        self.conf_state = meta.conf_state.clone();
+        self.conf_state = Arc::new(meta.conf_state.clone());
     }
 
     /// Notes that entries up to here are applied.
@@ -172,7 +174,7 @@ impl<L: LogReader> LogView<L> {
 
     /// Notes the membership that a snapshot at the applied position has.
     pub(super) fn set_conf_state(&mut self, conf_state: ConfState) {
-        self.conf_state = conf_state;
+        self.conf_state = Arc::new(conf_state);
     }
 
     /// Drops cached entries up to and including `upto`. They must be durable, since from now on they are read from the
@@ -218,7 +220,7 @@ impl<L> Drop for LogView<L> {
 
 impl<L: LogReader> Storage for LogView<L> {
     fn initial_state(&self) -> Result<(HardState, ConfState), StorageError> {
-        Ok((self.initial, self.conf_state.clone()))
+        Ok((self.initial, ConfState::clone(&self.conf_state)))
     }
 
     fn entries(&self, low: Index, high: Index, max_size: u64) -> Result<Vec<Entry>, StorageError> {
@@ -293,7 +295,7 @@ impl<L: LogReader> Storage for LogView<L> {
             meta: SnapshotMeta {
                 index: self.applied.index,
                 term: self.applied.term,
-                conf_state: self.conf_state.clone(),
+                conf_state: ConfState::clone(&self.conf_state),
             },
             data: bytes::Bytes::new(),
         })

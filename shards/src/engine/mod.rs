@@ -49,7 +49,7 @@ use wheel::Wheel;
 
 use crate::{
     ids::{NodeId, ShardId},
-    raft::{self, Index, Message, MessageKind},
+    raft::{self, ConfState, Index, Message, MessageKind},
 };
 
 /// How an engine behaves. Times are in ticks of the caller.
@@ -161,6 +161,8 @@ pub struct Engine<C, L: LogReader> {
     reader: L,
     cache: Arc<CacheCount>,
     replicas: Vec<Replica<C, L>>,
+    /// Membership of the replica opened last: most have the same, and share it.
+    conf_state: Arc<ConfState>,
     places: BTreeMap<ShardId, u32>,
     wheel: Wheel,
     dirty: Vec<u32>,
@@ -196,6 +198,7 @@ impl<C, L: LogReader + Clone> Engine<C, L> {
             reader,
             cache,
             replicas: Vec::new(),
+            conf_state: Arc::default(),
             places: BTreeMap::new(),
             wheel: Wheel::new(now),
             dirty: Vec::new(),
@@ -217,6 +220,11 @@ impl<C, L: LogReader + Clone> Engine<C, L> {
         &self.cache
     }
 
+    /// Makes room for so many more replicas, and no more than that.
+    pub fn reserve(&mut self, replicas: usize) {
+        self.replicas.reserve_exact(replicas);
+    }
+
     /// Opens a replica that was found on disk.
     ///
     /// # Errors
@@ -226,7 +234,16 @@ impl<C, L: LogReader + Clone> Engine<C, L> {
         if self.places.contains_key(&shard) {
             return Err(InputError::Exists(shard));
         }
-        let view = LogView::new(shard, self.reader.clone(), Arc::clone(&self.cache), &found);
+        if *self.conf_state != found.conf_state {
+            self.conf_state = Arc::new(found.conf_state.clone());
+        }
+        let view = LogView::new(
+            shard,
+            self.reader.clone(),
+            Arc::clone(&self.cache),
+            Arc::clone(&self.conf_state),
+            &found,
+        );
         // Different for each replica of a group and each group of a node, so that their timeouts differ.
         let seed =
             self.config.seed ^ shard.0.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ self.config.node.0;

@@ -1,6 +1,8 @@
 //! Reads that a replica was asked for, from the request to the moment at which the state may be read: they gather for a
 //! turn, are asked of Raft together, and wait until what was committed then is applied here.
 
+use std::{collections::VecDeque, mem};
+
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::{
@@ -22,23 +24,25 @@ pub(super) struct AskedReads<C> {
 impl<C, L: LogReader + Clone> Replica<C, L> {
     pub(super) fn read(&mut self, reply: C) {
         self.note_active();
-        self.new_reads.push(reply);
+        self.waiting_mut().new_reads.push(reply);
     }
 
     /// Gives up on all reads that are not confirmed: whoever was asked before a change of the leader will not answer, or
     /// must not be believed.
     pub(super) fn give_up_reads(&mut self, out: &mut Output<C>) {
-        for asked in std::mem::take(&mut self.asked) {
+        let asked = self.waiting.as_mut();
+        for asked in asked.map_or_else(VecDeque::new, |waiting| mem::take(&mut waiting.asked)) {
             refuse(out, asked.replies, &Refused::Unconfirmed);
         }
     }
 
     /// Gives up on reads that were asked in the batches up to this one.
     pub(super) fn expire_reads(&mut self, batch: u64, out: &mut Output<C>) {
-        while self.asked.front().is_some_and(|asked| asked.batch <= batch) {
-            if let Some(asked) = self.asked.pop_front() {
-                refuse(out, asked.replies, &Refused::Unconfirmed);
-            }
+        let Some(waiting) = &mut self.waiting else {
+            return;
+        };
+        while let Some(asked) = pop_if(&mut waiting.asked, |asked| asked.batch <= batch) {
+            refuse(out, asked.replies, &Refused::Unconfirmed);
         }
     }
 
@@ -48,10 +52,11 @@ impl<C, L: LogReader + Clone> Replica<C, L> {
         next_batch: &mut u64,
         out: &mut Output<C>,
     ) -> Option<u64> {
-        if self.new_reads.is_empty() {
+        let waiting = self.waiting.as_mut();
+        let replies = mem::take(&mut waiting?.new_reads);
+        if replies.is_empty() {
             return None;
         }
-        let replies = std::mem::take(&mut self.new_reads);
         let batch = *next_batch;
         // The context is unique over restarts (by the seed of this start) and over shards: an answer that comes late
         // can't confirm a read that it knew nothing of.
@@ -63,7 +68,7 @@ impl<C, L: LogReader + Clone> Replica<C, L> {
             Ok(()) => {
                 *next_batch += 1;
                 self.load.reads += replies.len() as u64;
-                self.asked.push_back(AskedReads {
+                self.waiting_mut().asked.push_back(AskedReads {
                     batch,
                     context,
                     replies,
@@ -80,13 +85,14 @@ impl<C, L: LogReader + Clone> Replica<C, L> {
 
     pub(super) fn confirm(&mut self, state: &ReadState, out: &mut Output<C>) {
         // All of it: an earlier process of this node had batches of the same number, and answers to them may come late.
-        let at = self
-            .asked
-            .iter()
-            .position(|asked| asked.context == state.context);
-        if let Some(asked) = at.and_then(|at| self.asked.remove(at)) {
+        let Some(waiting) = &mut self.waiting else {
+            return;
+        };
+        let mut asked = waiting.asked.iter();
+        let at = asked.position(|asked| asked.context == state.context);
+        if let Some(asked) = at.and_then(|at| waiting.asked.remove(at)) {
             let confirmed = (state.index, state.leased, asked.replies);
-            self.confirmed.push_back(confirmed);
+            waiting.confirmed.push_back(confirmed);
             self.serve_confirmed(out);
         }
     }
@@ -95,8 +101,11 @@ impl<C, L: LogReader + Clone> Replica<C, L> {
         // What was acknowledged, not what a snapshot on its way into the state database will bring: until it is there,
         // the state is that of before (the log's view runs ahead).
         let applied = self.node.applied();
+        let Some(waiting) = &mut self.waiting else {
+            return;
+        };
         while let Some((index, leased, replies)) =
-            pop_if(&mut self.confirmed, |(index, ..)| *index <= applied)
+            pop_if(&mut waiting.confirmed, |(index, ..)| *index <= applied)
         {
             let shard = self.shard;
             out.reads

@@ -2,7 +2,7 @@
 //!
 //! Nothing here knows of other shards; what they share (the wheel, the turn, the bounds) is the engine's.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, sync::Arc};
 
 use bytes::Bytes;
 use flotilla_proto::v1::{Command, CommandBatch};
@@ -33,7 +33,7 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct Replica<C, L: LogReader> {
     pub(super) shard: ShardId,
-    pub(super) descriptor: Descriptor,
+    pub(super) descriptor: Arc<Descriptor>,
     pub(super) node: RawNode<LogView<L>>,
     /// Tick up to which the group's own clock has run.
     pub(super) clock: u64,
@@ -44,14 +44,8 @@ pub(super) struct Replica<C, L: LogReader> {
     /// Log writes on their way whose answer is outstanding. While there are any, proposals gather: the sync in flight
     /// is the window in which a batch forms.
     pub(super) writes_in_flight: u32,
-    pub(super) queued: Vec<Proposal<C>>,
-    queued_bytes: usize,
-    /// Appended here as leader, by ascending index; answered when an entry with that index is committed.
-    pub(super) proposed: VecDeque<(EntryId, Vec<C>)>,
-    pub(super) new_reads: Vec<C>,
-    pub(super) asked: VecDeque<AskedReads<C>>,
-    /// Confirmed, by ascending index, and whether by the lease; served once that index is applied.
-    pub(super) confirmed: VecDeque<(Index, bool, Vec<C>)>,
+    /// Requests on their way. Most replicas have none, and those that rest have no room for any.
+    pub(super) waiting: Option<Box<Waiting<C>>>,
     pub(super) rest: Rest,
     pub(super) load: Load,
     reported: RoleChange,
@@ -68,6 +62,52 @@ pub(super) struct Replica<C, L: LogReader> {
     pub(super) queued_campaign: bool,
     /// Whether the engine counts it among the candidates.
     pub(super) counted_candidate: bool,
+}
+
+/// Requests that wait for something.
+#[derive(Debug)]
+pub(super) struct Waiting<C> {
+    pub(super) queued: Vec<Proposal<C>>,
+    queued_bytes: usize,
+    /// Appended here as leader, by ascending index; answered when an entry with that index is committed.
+    pub(super) proposed: VecDeque<(EntryId, Vec<C>)>,
+    pub(super) new_reads: Vec<C>,
+    pub(super) asked: VecDeque<AskedReads<C>>,
+    /// Confirmed, by ascending index, and whether by the lease; served once that index is applied.
+    pub(super) confirmed: VecDeque<(Index, bool, Vec<C>)>,
+}
+
+impl<C> Waiting<C> {
+    fn new() -> Self {
+        Self {
+            queued: Vec::new(),
+            queued_bytes: 0,
+            proposed: VecDeque::new(),
+            new_reads: Vec::new(),
+            asked: VecDeque::new(),
+            confirmed: VecDeque::new(),
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.queued.is_empty()
+            && self.new_reads.is_empty()
+            && self.asked.is_empty()
+            && self.confirmed.is_empty()
+            && self.proposed.is_empty()
+    }
+
+    /// The first of those that were appended, if `test` says so.
+    fn pop_proposed(&mut self, test: impl FnOnce(EntryId) -> bool) -> Option<(EntryId, Vec<C>)> {
+        pop_if(&mut self.proposed, |(id, _)| test(*id))
+    }
+
+    fn refuse_queued(&mut self, leader: Option<NodeId>, out: &mut Output<C>) {
+        self.queued_bytes = 0;
+        let queued = self.queued.drain(..);
+        out.refusals
+            .extend(queued.map(|proposal| (proposal.reply, Refused::NotLeader { leader })));
+    }
 }
 
 impl<C, L: LogReader + Clone> Replica<C, L> {
@@ -140,12 +180,7 @@ impl<C, L: LogReader + Clone> Replica<C, L> {
             armed: 0,
             dirty: false,
             writes_in_flight: 0,
-            queued: Vec::new(),
-            queued_bytes: 0,
-            proposed: VecDeque::new(),
-            new_reads: Vec::new(),
-            asked: VecDeque::new(),
-            confirmed: VecDeque::new(),
+            waiting: None,
             rest: Rest::default(),
             load: Load::default(),
             first_campaign,
@@ -200,6 +235,10 @@ impl<C, L: LogReader + Clone> Replica<C, L> {
 
     pub(super) fn node_of(&self, id: ReplicaId) -> Option<NodeId> {
         self.descriptor.replica(id).map(|replica| replica.node)
+    }
+
+    pub(super) fn waiting_mut(&mut self) -> &mut Waiting<C> {
+        self.waiting.get_or_insert_with(|| Box::new(Waiting::new()))
     }
 
     fn replica_on(&self, node: NodeId) -> Option<ReplicaId> {
@@ -283,13 +322,16 @@ impl<C, L: LogReader + Clone> Replica<C, L> {
             let leader = self.leader();
             out.refusals
                 .push((proposal.reply, Refused::NotLeader { leader }));
-        } else if self.queued_bytes + proposal.bytes > config.queued_bytes_max
-            && !self.queued.is_empty()
+            return;
+        }
+        let waiting = self.waiting_mut();
+        if waiting.queued_bytes + proposal.bytes > config.queued_bytes_max
+            && !waiting.queued.is_empty()
         {
             out.refusals.push((proposal.reply, Refused::Busy));
         } else {
-            self.queued_bytes += proposal.bytes;
-            self.queued.push(proposal);
+            waiting.queued_bytes += proposal.bytes;
+            waiting.queued.push(proposal);
         }
     }
 
@@ -369,25 +411,23 @@ impl<C, L: LogReader + Clone> Replica<C, L> {
         out: &mut Output<C>,
         on_proposed: &mut impl FnMut(&mut C),
     ) {
-        if self.queued.is_empty() {
+        let (leads, leader) = (self.is_leader(), self.leader());
+        let waiting = self.waiting.as_deref_mut();
+        let Some(waiting) = waiting.filter(|waiting| !waiting.queued.is_empty()) else {
             return;
-        }
-        if !self.is_leader() {
-            let leader = self.leader();
-            self.queued_bytes = 0;
-            for proposal in self.queued.drain(..) {
-                out.refusals
-                    .push((proposal.reply, Refused::NotLeader { leader }));
-            }
+        };
+        if !leads {
+            waiting.refuse_queued(leader, out);
             return;
         }
         if self.writes_in_flight >= config.writes_in_flight_max
-            && self.queued_bytes < config.entry_bytes_target
+            && waiting.queued_bytes < config.entry_bytes_target
         {
             return;
         }
-        self.queued_bytes = 0;
-        let mut queued = std::mem::take(&mut self.queued).into_iter().peekable();
+        waiting.queued_bytes = 0;
+        let queued = std::mem::take(&mut waiting.queued);
+        let mut queued = queued.into_iter().peekable();
         while queued.peek().is_some() {
             let mut bytes = 0;
             let mut commands = Vec::with_capacity(queued.len());
@@ -404,7 +444,7 @@ impl<C, L: LogReader + Clone> Replica<C, L> {
                     self.load.writes += replies.len() as u64;
                     self.load.written_bytes += bytes as u64;
                     replies.iter_mut().for_each(&mut *on_proposed);
-                    self.proposed.push_back((id, replies));
+                    self.waiting_mut().proposed.push_back((id, replies));
                 }
                 // Forwarding is off: a leader either appends or says why not.
                 Ok(None) => refuse(out, replies, &Refused::NotLeader { leader: None }),
@@ -484,10 +524,12 @@ impl<C, L: LogReader + Clone> Replica<C, L> {
         if let Some(snapshot) = &message.snapshot {
             self.node.storage_mut().install(&snapshot.meta);
             // What was proposed here below the snapshot may or may not be part of it.
-            while let Some((_, replies)) = pop_if(&mut self.proposed, |(id, _)| {
-                id.index <= snapshot.meta.index
-            }) {
-                refuse(out, replies, &Refused::OutcomeUnknown);
+            if let Some(waiting) = &mut self.waiting {
+                while let Some((_, replies)) =
+                    waiting.pop_proposed(|id| id.index <= snapshot.meta.index)
+                {
+                    refuse(out, replies, &Refused::OutcomeUnknown);
+                }
             }
         }
         // Entries that came behind a snapshot before it was handed out are in the same write.
@@ -513,9 +555,12 @@ impl<C, L: LogReader + Clone> Replica<C, L> {
             }
             // Terms never fall along a log: behind a committed entry of a later term nothing of ours will ever be, even if
             // no entry comes to its index for a long time.
-            while let Some((id, replies)) = pop_if(&mut self.proposed, |(id, _)| {
-                id.index <= entry.index || id.term < entry.term
-            }) {
+            let Some(waiting) = &mut self.waiting else {
+                continue;
+            };
+            while let Some((id, replies)) =
+                waiting.pop_proposed(|id| id.index <= entry.index || id.term < entry.term)
+            {
                 if id.index == entry.index && id.term == entry.term {
                     waiters.push((id, replies));
                 } else {
@@ -572,13 +617,10 @@ impl<C, L: LogReader + Clone> Replica<C, L> {
         self.note_active();
         out.changes.push(change);
         self.give_up_reads(out);
-        if change.role != Role::Leader {
-            for proposal in self.queued.drain(..) {
-                let leader = change.leader;
-                out.refusals
-                    .push((proposal.reply, Refused::NotLeader { leader }));
-            }
-            self.queued_bytes = 0;
+        if change.role != Role::Leader
+            && let Some(waiting) = &mut self.waiting
+        {
+            waiting.refuse_queued(change.leader, out);
         }
     }
 

@@ -106,6 +106,8 @@ impl<C, L: LogReader + Clone> Replica<C, L> {
         if rests {
             self.rest.seen = liveness.changes();
             self.rest.asked = None;
+            // Empty, as it was idle.
+            self.waiting = None;
             while self.node.has_ready() {
                 let ready = self.node.ready();
                 self.take_ready(ready, out);
@@ -143,12 +145,8 @@ impl<C, L: LogReader + Clone> Replica<C, L> {
     }
 
     fn is_idle(&self) -> bool {
-        self.queued.is_empty()
-            && self.new_reads.is_empty()
-            && self.asked.is_empty()
-            && self.confirmed.is_empty()
-            && self.proposed.is_empty()
-            && self.writes_in_flight == 0
+        let waiting = self.waiting.as_ref();
+        waiting.is_none_or(|waiting| waiting.is_empty()) && self.writes_in_flight == 0
     }
 
     /// Compares a resting replica with the liveness table, and wakes it if it must not rest any longer. Returns whether

@@ -133,7 +133,7 @@ fn recovered(disk: &Disk, descriptor: Descriptor, applied: EntryId) -> Recovered
         });
     RecoveredReplica {
         conf_state: descriptor.conf_state(),
-        descriptor,
+        descriptor: Arc::new(descriptor),
         hard_state: HardState {
             commit: log.hard_state.commit.max(applied.index),
             ..log.hard_state

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::range_map::RangeMap;
+use prost::Message as _;
 use std::sync::Arc;
 
 fn nodes(count: u64) -> Vec<proto::Node> {
@@ -32,12 +33,14 @@ fn even_splits_ascend_at_any_size() {
         3000,
         3001,
         40_000,
+        189_000,
+        189_001,
         GENESIS_SHARDS_MAX,
     ] {
         let keys = even_split(shards);
         assert_eq!(keys.len(), shards - 1);
         assert!(keys.is_sorted_by(|a, b| a < b), "{shards} shards");
-        assert!(keys.iter().all(|key| !key.is_empty() && key.len() <= 3));
+        assert!(keys.iter().all(|key| !key.is_empty() && key.len() <= 4));
     }
 }
 
@@ -72,13 +75,19 @@ fn a_plan_is_valid_and_balanced() {
     let genesis = plan(3, &Split::Even(64), 0).unwrap();
     let message = proto::Genesis::from(&genesis);
     assert_eq!(Genesis::try_from(message), Ok(genesis.clone()));
-    assert_eq!(genesis.shards().len(), 65);
-    let map = RangeMap::new(genesis.shards().iter().cloned().map(Arc::new));
+    assert_eq!((genesis.shards().count(), genesis.user_shards()), (65, 64));
+    assert!(
+        genesis
+            .shards()
+            .map(|shard| shard.shard)
+            .eq(genesis.shard_ids())
+    );
+    let map = RangeMap::new(genesis.shards().map(Arc::new));
     assert_eq!(map.tiles(), Ok(()));
     for node in 1..=3 {
         assert_eq!(genesis.shards_on(NodeId(node)).count(), 65);
-        let first = |shard: &&Descriptor| shard.replicas[0].node == NodeId(node);
-        assert!((21..=22).contains(&genesis.shards().iter().filter(first).count()));
+        let first = |shard: &Descriptor| shard.replicas[0].node == NodeId(node);
+        assert!((21..=22).contains(&genesis.shards().filter(first).count()));
     }
     let five = plan(5, &Split::Even(64), 3).unwrap();
     for node in 1..=5 {
@@ -89,7 +98,12 @@ fn a_plan_is_valid_and_balanced() {
 #[test]
 fn the_factor_of_replication_is_odd_and_possible() {
     let replicas = |nodes, asked| {
-        plan(nodes, &Split::Even(1), asked).map(|genesis| genesis.shards()[0].replicas.len())
+        let genesis = plan(nodes, &Split::Even(1), asked)?;
+        Ok(genesis
+            .shards()
+            .map(|shard| shard.replicas.len())
+            .sum::<usize>()
+            / 2)
     };
     assert_eq!(replicas(1, 0), Ok(1));
     assert_eq!(replicas(2, 0), Ok(2));
@@ -108,8 +122,9 @@ fn split_keys_are_checked() {
         plan(3, &Split::At(keys), 0)
     };
     let genesis = at(&[b"g", b"p"]).unwrap();
-    assert_eq!(genesis.shards()[2].range.to_string(), "[\"g\", \"p\")");
-    assert_eq!(at(&[]).unwrap().shards().len(), 2);
+    let middle = genesis.shards().nth(2).unwrap();
+    assert_eq!(middle.range.to_string(), "[\"g\", \"p\")");
+    assert_eq!(at(&[]).unwrap().shards().count(), 2);
     assert_eq!(at(&[b""]), Err(GenesisError::SplitKeyEmpty { at: 0 }));
     let error = at(&[b"p", b"p"]).unwrap_err().to_string();
     assert_eq!(error, "split key 1 \"p\" is not above the one before it");
@@ -127,8 +142,8 @@ fn split_keys_are_checked() {
 #[test]
 fn replicas_are_born_equal() {
     let genesis = plan(3, &Split::Even(2), 3).unwrap();
-    assert_eq!(genesis.rows(NodeId(1)), genesis.rows(NodeId(3)));
-    let state = genesis.shard_state(&genesis.shards()[1]);
+    assert!(genesis.rows(NodeId(1)).eq(genesis.rows(NodeId(3))));
+    let state = genesis.shard_state(&genesis.shards().nth(1).unwrap());
     assert_eq!(state.applied_index, GENESIS_INDEX);
     assert_eq!(state.conf_state.voters.len(), 3);
     assert_eq!(
@@ -136,16 +151,17 @@ fn replicas_are_born_equal() {
         (0, 1000, 1)
     );
     assert_eq!(ShardState::decode(state.encode()), Ok(state));
-    let directory = genesis.directory();
+    let directory: Vec<_> = genesis.directory().collect();
     assert!(directory.contains(&MetaRow::Next(Allocator::Node, 4)));
     assert!(directory.contains(&MetaRow::Next(Allocator::Shard, 4)));
-    assert_eq!(genesis.rows(NodeId(1)).len(), 3 + directory.len());
-    assert!(genesis.rows(NodeId(9)).is_empty());
+    assert_eq!(genesis.rows(NodeId(1)).count(), 3 + directory.len());
+    assert_eq!(genesis.rows(NodeId(9)).count(), 0);
 }
 
 #[test]
 fn broken_records_are_refused() {
-    let genesis = proto::Genesis::from(&plan(3, &Split::Even(2), 3).unwrap());
+    let listed = plan(3, &Split::At(even_split(2)), 3).unwrap();
+    let genesis = proto::Genesis::from(&listed);
     let broken = |change: &dyn Fn(&mut proto::Genesis)| {
         let mut message = genesis.clone();
         change(&mut message);
@@ -174,4 +190,47 @@ fn broken_records_are_refused() {
         })
         .contains("epoch 2.1")
     );
+}
+
+/// Folders hold the rule, not the shards: what follows from it must never change.
+#[test]
+fn a_rule_stands_for_the_same_shards_for_ever() {
+    for (count, shards, replicas, expected) in [
+        (3, 64, 0, 1_513_166_540),
+        (5, 3_001, 5, 1_613_544_994),
+        (4, 190_000, 3, 4_285_676_607),
+    ] {
+        let even = plan(count, &Split::Even(shards), replicas).unwrap();
+        let message = proto::Genesis::from(&even);
+        assert!(message.shards.is_empty());
+        assert_eq!(Genesis::try_from(message), Ok(even.clone()));
+        let mut sum = crc32fast::Hasher::new();
+        for shard in even.shards() {
+            sum.update(&proto::Descriptor::from(&shard).encode_to_vec());
+        }
+        assert_eq!(sum.finalize(), expected, "{count} nodes, {shards} shards");
+        if shards < GENESIS_LISTED_MAX {
+            let listed = plan(count, &Split::At(even_split(shards)), replicas).unwrap();
+            assert!(even.shards().eq(listed.shards()));
+        }
+    }
+}
+
+#[test]
+fn broken_rules_are_refused() {
+    let genesis = proto::Genesis::from(&plan(3, &Split::Even(2), 3).unwrap());
+    let broken = |change: &dyn Fn(&mut proto::Genesis, &mut proto::EvenSplit)| {
+        let mut message = genesis.clone();
+        let mut even = message.even.unwrap();
+        change(&mut message, &mut even);
+        message.even = Some(even);
+        Genesis::try_from(message).unwrap_err().to_string()
+    };
+    assert!(broken(&|_, even| even.shards = 0).contains("0 shards are given"));
+    assert!(broken(&|_, even| even.shards = 1 + (1 << 20)).contains("expected 1 to 1048576"));
+    assert!(broken(&|_, even| even.replicas = 0).contains("0 replicas per shard"));
+    assert!(broken(&|_, even| even.replicas = 4).contains("4 replicas per shard on 3 nodes"));
+    let listed = plan(3, &Split::At(even_split(2)), 3).unwrap();
+    let listed = proto::Genesis::from(&listed).shards;
+    assert!(broken(&|message, _| message.shards.clone_from(&listed)).contains("3 are listed"));
 }

@@ -9,10 +9,10 @@ use crate::raft::Role;
 pub struct LeaderView {
     /// Role of the local replica; none until it has spoken, or if there is none.
     role: Option<Role>,
-    /// Whom the local replica follows.
-    own: Option<NodeId>,
+    /// Whom the local replica follows; [`NodeId::NONE`] for nobody, as below.
+    own: NodeId,
     /// What another node said since.
-    hint: Option<NodeId>,
+    hint: NodeId,
 }
 
 impl LeaderView {
@@ -21,15 +21,16 @@ impl LeaderView {
     pub fn of_replica(change: &RoleChange) -> Self {
         Self {
             role: Some(change.role),
-            own: change.leader,
-            hint: None,
+            own: change.leader.unwrap_or(NodeId::NONE),
+            hint: NodeId::NONE,
         }
     }
 
     /// The node that leads, as far as known.
     #[must_use]
     pub fn leader(&self) -> Option<NodeId> {
-        self.hint.or(self.own)
+        let mut known = [self.hint, self.own].into_iter();
+        known.find(|node| *node != NodeId::NONE)
     }
 
     /// Another node named a leader. The local replica knows better if it leads itself. Returns whether that is news.
@@ -38,14 +39,17 @@ impl LeaderView {
         if known || leader == NodeId::NONE {
             return false;
         }
-        self.hint = (self.own != Some(leader)).then_some(leader);
+        self.hint = match self.own == leader {
+            true => NodeId::NONE,
+            false => leader,
+        };
         true
     }
 
     /// A node that was named the leader says that it is not, and knows no other: forgets the hint.
     pub fn note_not_leader(&mut self, node: NodeId) {
-        if self.hint == Some(node) {
-            self.hint = None;
+        if self.hint == node {
+            self.hint = NodeId::NONE;
         }
     }
 }

@@ -45,7 +45,7 @@ async fn all_nodes_adopt_one_genesis_and_ids_go_by_address() {
             .iter()
             .position(|address| **address == node.address);
         assert_eq!(expected.map(|at| NodeId(at as u64 + 1)), Some(*id));
-        assert_eq!(genesis.shards().len(), 9);
+        assert_eq!(genesis.shards().count(), 9);
     }
 
     // Again, from another node: nothing changes.

@@ -347,7 +347,7 @@ impl Node {
                 inner.state.put(key, value);
             }
         }
-        let shards = genesis.shards().iter().cloned().map(Arc::new);
+        let shards = genesis.shards().map(Arc::new);
         let nodes = genesis.nodes().iter().map(proto::Node::from);
         let router = Router::new(self.id, shards, nodes.clone());
         let local = LocalNode {

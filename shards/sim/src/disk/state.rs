@@ -40,7 +40,7 @@ pub(crate) struct StateDisk {
 
 impl StateDisk {
     /// The rows that a node is born with.
-    pub(crate) fn born(map: Arc<RangeMap>, rows: Vec<(Bytes, Bytes)>) -> Self {
+    pub(crate) fn born(map: Arc<RangeMap>, rows: impl Iterator<Item = (Bytes, Bytes)>) -> Self {
         let mut durable = MemoryState::default();
         for (key, value) in rows {
             durable.put(key, value);

@@ -138,9 +138,7 @@ impl Sim {
         let split = Split::At(even_split(settings.shards));
         let genesis = Genesis::plan([1; 16], nodes, &split, settings.replicas, EPOCH_MS);
         let genesis = genesis.unwrap_or_else(|error| unreachable!("drawn to be possible: {error}"));
-        let map = Arc::new(RangeMap::new(
-            genesis.shards().iter().cloned().map(Arc::new),
-        ));
+        let map = Arc::new(RangeMap::new(genesis.shards().map(Arc::new)));
         let nodes: Vec<Node> = (genesis.nodes().iter())
             .map(|node| Node::born(node.id, &genesis, &map))
             .collect();
@@ -176,7 +174,8 @@ impl Sim {
     fn with_genesis(mut self, genesis: &Genesis) -> Self {
         let text = format!("{:?}", self.settings);
         self.note(Kind::Start, [0; 3], || text);
-        if let Err(violation) = self.checks.born(genesis.shards()) {
+        let shards: Vec<_> = genesis.shards().collect();
+        if let Err(violation) = self.checks.born(&shards) {
             unreachable!("{violation}");
         }
         self
