@@ -481,8 +481,8 @@ fn even_keys(shards: usize) -> impl Iterator<Item = Bytes> {
     // 3,000 shards apart; three do for 189,000, and four for 10 millions.
     const { assert!(GENESIS_SHARDS_MAX <= 10_000_000) };
     let length = match shards {
-        ..=3000 => 2,
-        ..=189_000 => 3,
+        ..=3_000 => 2,
+        3_001..=189_000 => 3,
         _ => 4,
     };
     let total: u64 = (0..=u8::MAX).map(weight).sum();

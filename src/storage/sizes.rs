@@ -17,8 +17,8 @@ pub(super) struct Sizes {
     front: u64,
     /// Index of the last entry, behind which is `total`; 0 if there is none.
     end: Index,
-    /// Value of `total` behind the entry at that index, below `end`; both ascending. In a box, as most logs are short.
-    marks: Option<Box<VecDeque<(Index, u64)>>>,
+    /// Value of `total` behind the entry at that index, below `end`; both ascending.
+    marks: VecDeque<(Index, u64)>,
 }
 
 impl Sizes {
@@ -29,12 +29,9 @@ impl Sizes {
 
     /// An entry was appended at the end.
     pub(super) fn push(&mut self, index: Index, bytes: u64) {
-        let marks = self.marks.as_ref();
-        let last = marks.and_then(|marks| marks.back());
-        let before = last.map_or(self.front, |last| last.1);
+        let before = self.marks.back().map_or(self.front, |last| last.1);
         if self.end != Index(0) && self.total + bytes - before >= STEP {
-            let marks = self.marks.get_or_insert_default();
-            marks.push_back((self.end, self.total));
+            self.marks.push_back((self.end, self.total));
         }
         self.total += bytes;
         self.end = index;
@@ -43,8 +40,7 @@ impl Sizes {
     /// The entries from `from` on were cut off.
     pub(super) fn truncate(&mut self, from: Index) {
         while self.end >= from && self.end != Index(0) {
-            let last = self.marks.as_mut().and_then(|marks| marks.pop_back());
-            (self.end, self.total) = last.unwrap_or((Index(0), self.front));
+            (self.end, self.total) = self.marks.pop_back().unwrap_or((Index(0), self.front));
         }
     }
 
@@ -54,17 +50,14 @@ impl Sizes {
             self.clear();
             return;
         }
-        let Some(marks) = &mut self.marks else {
-            return;
-        };
-        while let Some((_, total)) = marks.pop_front_if(|mark| mark.0 <= upto) {
+        while let Some((_, total)) = self.marks.pop_front_if(|mark| mark.0 <= upto) {
             self.front = total;
         }
     }
 
     /// The log is empty.
     pub(super) fn clear(&mut self) {
-        self.marks = None;
+        self.marks = VecDeque::new();
         self.end = Index(0);
         self.front = self.total;
     }

@@ -518,7 +518,10 @@ impl<C, L: LogReader + Clone> Engine<C, L> {
                     let due = self.wheel.now() + u64::from(self.config.read_ticks);
                     self.reads_due.push_back((due, place, batch));
                 }
-                if let Some(due) = replica.due()
+                // Who waits for its turn to campaign needs no timer to tell that it should, again and again: with a million
+                // shards in the queue nothing else would get done.
+                let waits = replica.queued_campaign && !replica.is_leader();
+                if let Some(due) = replica.due().filter(|_| !waits)
                     && (replica.armed == 0 || due < replica.armed)
                 {
                     replica.armed = self.wheel.arm(place, due);
