@@ -83,9 +83,9 @@ const _: () = assert!(
     BATCH_GET_BYTES_MAX + BATCH_OPS_MAX * ROW_OVERHEAD + ENVELOPE_OVERHEAD <= MESSAGE_BYTES_MAX
 );
 const _: () = assert!(VALUE_BYTES_MAX <= BATCH_GET_BYTES_MAX);
-// A genesis that lists its shards travels in one message. Half of it is for the nodes, each with two addresses and three short fields, and
-// for the descriptors without their keys, each at most 160 bytes with the usual three replicas; the other half is for
-// the split keys, each of which is the end of a shard and the start of another.
+// A genesis that lists its shards travels in one message. Half of it is for the nodes, each with two addresses and three
+// short fields, and for the descriptors without their keys, each at most 160 bytes with the usual three replicas; the other
+// half is for the split keys, each of which is the end of a shard and the start of another.
 const _: () = assert!(
     GENESIS_NODES_MAX * (2 * ADDRESS_BYTES_MAX + 2 * ROW_OVERHEAD) + GENESIS_LISTED_MAX * 160
         <= MESSAGE_BYTES_MAX / 2
