@@ -23,7 +23,7 @@ const PER_SHARD: Duration = Duration::from_micros(300);
 Run it once, against one node, when all nodes are up. Running it again changes nothing, and helps nodes that missed it.")]
 pub(super) struct Init {
     /// Shards that share the keyspace evenly
-    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=1 << 18))]
     shards: u32,
     /// File of keys at which to split instead, one per line, ascending; n keys make n+1 shards
     #[arg(long, value_name = "FILE", conflicts_with = "shards")]
