@@ -4,6 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Subcommand};
 use flotilla_proto::v1;
+use flotilla_shards::limits::GENESIS_SHARDS_MAX;
 use serde::Serialize;
 
 use super::{
@@ -23,7 +24,8 @@ const PER_SHARD: Duration = Duration::from_micros(300);
 Run it once, against one node, when all nodes are up. Running it again changes nothing, and helps nodes that missed it.")]
 pub(super) struct Init {
     /// Shards that share the keyspace evenly
-    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=1 << 18))]
+    #[arg(long, value_name = "N", default_value_t = 64,
+        value_parser = clap::value_parser!(u32).range(1..=GENESIS_SHARDS_MAX as i64))]
     shards: u32,
     /// File of keys at which to split instead, one per line, ascending; n keys make n+1 shards
     #[arg(long, value_name = "FILE", conflicts_with = "shards")]

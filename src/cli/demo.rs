@@ -26,6 +26,8 @@ const PEER_PORT_OFFSET: u16 = 40;
 const STATUS_PORT_OFFSET: u16 = 80;
 /// How long a cluster that was just started may take until all shards can be asked.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
+/// Pause between two looks whether they can.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 /// Writes of the sample that are in flight at once.
 const IMPORT_CONCURRENCY: usize = 256;
 /// Left behind in the data folder once the sample is imported.
@@ -73,7 +75,7 @@ async fn serve(args: &DemoArgs, log: LogControl) -> Outcome {
             .iter()
             .any(|(_, answer)| answer.is_err())
         {
-            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            tokio::time::sleep(LOOK_AGAIN).await;
         }
     };
     let _ = tokio::time::timeout(START_TIMEOUT, answering).await;

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use flotilla_shards::limits::GENESIS_SHARDS_MAX;
+
 use super::setting::{Address, LogFormat, LogLevel, Setting};
 use super::source::Layers;
 
@@ -137,7 +139,7 @@ pub struct DemoArgs {
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=9))]
     pub nodes: u16,
     /// Number of shards that the keyspace is split into when the cluster is made
-    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=1 << 18))]
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=GENESIS_SHARDS_MAX as i64))]
     pub shards: u32,
     /// Folder that holds the nodes' data folders; a demo started again on it has its data
     #[arg(long, value_name = "DIR", default_value = "data/demo")]
