@@ -30,7 +30,7 @@ pub const REPLICAS_MAX: usize = 32;
 /// Nodes of a cluster at its birth.
 pub const GENESIS_NODES_MAX: usize = 1024;
 /// Shards of a cluster at its birth, if they follow from a rule.
-pub const GENESIS_SHARDS_MAX: usize = 1 << 18;
+pub const GENESIS_SHARDS_MAX: usize = 1_000_000;
 /// Shards of a cluster at its birth, if they are listed: their descriptors travel in one message.
 pub const GENESIS_LISTED_MAX: usize = 65_536;
 /// Bytes of one split key of a genesis.

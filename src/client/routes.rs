@@ -308,15 +308,29 @@ impl Routes {
     }
 }
 
+/// Reads all routes of a node, page by page.
 async fn fetch(stream: &NodeStream) -> Result<v1::RoutesResponse> {
     let mut client = KvClient::new(stream.channel()).max_decoding_message_size(MAX_ANSWER_BYTES);
-    let call = client.routes(v1::RoutesRequest {});
-    match tokio::time::timeout(REFRESH_TIMEOUT, call).await {
-        Ok(Ok(routes)) => Ok(routes.into_inner()),
-        Ok(Err(status)) => Err(Error::from_status(stream.address(), &status)),
-        Err(_) => Err(Error::DeadlineExceeded {
-            address: stream.address().to_owned(),
-            sent: true,
-        }),
+    let mut all = v1::RoutesResponse::default();
+    loop {
+        let after_shard_id = all.next_after_shard_id;
+        let call = client.routes(v1::RoutesRequest { after_shard_id });
+        let page = match tokio::time::timeout(REFRESH_TIMEOUT, call).await {
+            Ok(Ok(page)) => page.into_inner(),
+            Ok(Err(status)) => return Err(Error::from_status(stream.address(), &status)),
+            Err(_) => {
+                return Err(Error::DeadlineExceeded {
+                    address: stream.address().to_owned(),
+                    sent: true,
+                });
+            }
+        };
+        all.routes.extend(page.routes);
+        all.nodes = page.nodes;
+        // Ids rise from page to page; a node whose don't would be asked for ever.
+        if page.next_after_shard_id <= after_shard_id {
+            return Ok(all);
+        }
+        all.next_after_shard_id = page.next_after_shard_id;
     }
 }

@@ -38,6 +38,8 @@ use crate::{
 
 /// Shards that were asked most, told by each node.
 const HOTTEST: usize = 20;
+/// Replicas that the workers are asked about at once, to rank them all.
+const CENSUS_PAGE: usize = 2048;
 /// Bytes of a page that a node asks of itself or another.
 const PAGE_BYTES_MAX: usize = 4 << 20;
 
@@ -183,20 +185,26 @@ impl ConsoleSource for Source {
             let Some(running) = self.running() else {
                 return Ranked::default();
             };
-            let (found, rates) = (self.shared.census.found(), self.shared.census.rates());
-            let led: Vec<&ReplicaStatus> = {
+            let rates = self.shared.census.rates();
+            let on = |shard: ShardId, node| {
                 let map = running.router.map();
-                let on = |shard: ShardId, node| {
-                    let shard = map.by_id(shard);
-                    shard.is_some_and(|shard| shard.replica_on(NodeId(node)).is_some())
+                let shard = map.by_id(shard);
+                shard.is_some_and(|shard| shard.replica_on(NodeId(node)).is_some())
+            };
+            let mut led: Vec<ReplicaStatus> = Vec::new();
+            let mut after = ShardId(0);
+            loop {
+                let page = running.runtime.census(after, CENSUS_PAGE).await;
+                let Some(last) = page.last() else {
+                    break;
                 };
-                let wanted = found.iter().filter(|status| {
+                after = last.shard;
+                led.extend(page.into_iter().filter(|status| {
                     status.role == Role::Leader
                         && !(ranking.lacking && status.missing == 0)
                         && ranking.node.is_none_or(|node| on(status.shard, node))
-                });
-                wanted.collect()
-            };
+                }));
+            }
             let rate =
                 |status: &ReplicaStatus| rates.get(&status.shard).copied().unwrap_or_default();
             let sizes = match ranking.by {
@@ -206,7 +214,7 @@ impl ConsoleSource for Source {
                 }
                 _ => Vec::new(),
             };
-            let value = |(at, status): (usize, &&ReplicaStatus)| {
+            let value = |(at, status): (usize, &ReplicaStatus)| {
                 let value = match ranking.by {
                     RankBy::Requests => rate(status).requests(),
                     RankBy::Reads => rate(status).reads,

@@ -24,6 +24,9 @@ use crate::storage::RocksLogReader;
 /// Bytes of peers' messages that may wait for one worker. Beyond that frames are dropped: Raft sends again, and the
 /// sender's flow control slows it down.
 const PEER_BYTES_MAX: usize = 64 << 20;
+/// What a message weighs at least, so that no more than 65,536 wait: a worker needs some microseconds for each, and who
+/// hears from a node a second too late takes it for dead.
+const MESSAGE_WEIGHT: usize = 1 << 10;
 
 /// The engine as the node runs it.
 pub type NodeEngine = Engine<Reply, RocksLogReader>;
@@ -221,5 +224,5 @@ impl Inboxes {
 
 fn weight(message: &Message) -> usize {
     let entries: usize = message.entries.iter().map(|entry| entry.data.len()).sum();
-    size_of::<Message>() + entries
+    MESSAGE_WEIGHT + entries
 }

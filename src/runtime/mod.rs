@@ -15,7 +15,9 @@ use std::{
 
 use flotilla_metrics::Metrics;
 use flotilla_shards::{
-    engine::{CacheCount, Engine, EngineConfig, InputError, RecoveredReplica, ReplicaStatus},
+    engine::{
+        CacheCount, Engine, EngineConfig, InputError, Load, RecoveredReplica, ReplicaStatus, Totals,
+    },
     ids::{NodeId, ShardId},
 };
 use parking_lot::Mutex;
@@ -29,6 +31,9 @@ use crate::storage::RocksLogReader;
 
 /// How long to wait between two looks at what is still led while draining.
 const DRAIN_PAUSE: Duration = Duration::from_millis(50);
+
+/// Replicas that a worker looks at at once for a survey: other inputs wait for so many at most.
+const SURVEY_PAGE: usize = 2048;
 
 /// How the runtime is set up.
 #[derive(Clone, Debug)]
@@ -170,19 +175,49 @@ impl Runtime {
 
     /// Where the local replicas of the next `limit` shards behind `after` stand, by shard.
     pub async fn census(&self, after: ShardId, limit: usize) -> Vec<ReplicaStatus> {
-        let (sender, mut receiver) = mpsc::channel(self.inboxes.workers());
-        self.inboxes.ask_all(move |engine| {
-            // There is a place for each worker; the asker may have gone away.
-            let _ = sender.try_send(engine.census(after, limit));
-        });
-        let mut found = Vec::new();
-        while let Some(part) = receiver.recv().await {
-            found.extend(part);
-        }
+        let parts = self.ask_each(move |engine| engine.census(after, limit));
+        let mut found: Vec<ReplicaStatus> = parts.await.into_iter().flatten().collect();
         // Each worker gave its own next ones; only the first of all of them have no gap between them.
         found.sort_unstable_by_key(|status| status.shard);
         found.truncate(limit);
         found
+    }
+
+    /// What was asked of the replicas that something happened to since the last survey, and sums over all replicas.
+    pub async fn survey(&self) -> (Vec<(ShardId, Load)>, Totals) {
+        let (mut loads, mut pages) = (Vec::new(), 1);
+        // As many pages as there were at first: what happens meanwhile is for the next survey.
+        while pages > 0 {
+            let found = self.ask_each(|engine| engine.survey(SURVEY_PAGE)).await;
+            let left = found.iter().map(|page| page.left).max().unwrap_or(0);
+            pages = match loads.is_empty() {
+                true => left.div_ceil(SURVEY_PAGE),
+                false => pages - 1,
+            };
+            loads.extend(found.into_iter().flat_map(|page| page.loads));
+        }
+        let totals = self.ask_each(|engine| engine.totals()).await;
+        (
+            loads,
+            totals.into_iter().fold(Totals::default(), Totals::and),
+        )
+    }
+
+    /// What each worker answers; none from those that have stopped.
+    async fn ask_each<T: Send + 'static>(
+        &self,
+        ask: impl Fn(&mut NodeEngine) -> T + Clone + Send + 'static,
+    ) -> Vec<T> {
+        let (sender, mut receiver) = mpsc::channel(self.inboxes.workers());
+        self.inboxes.ask_all(move |engine| {
+            // There is a place for each worker; the asker may have gone away.
+            let _ = sender.try_send(ask(engine));
+        });
+        let mut answers = Vec::with_capacity(self.inboxes.workers());
+        while let Some(answer) = receiver.recv().await {
+            answers.push(answer);
+        }
+        answers
     }
 
     /// Hands a shard's leadership to another node. Returns whether this node leads the shard and has begun.
@@ -207,15 +242,8 @@ impl Runtime {
     pub async fn drain(&self, bound: Duration) -> usize {
         let until = tokio::time::Instant::now() + bound;
         loop {
-            let (sender, mut receiver) = mpsc::channel(self.inboxes.workers());
-            self.inboxes.ask_all(move |engine| {
-                // There is a place for each worker; the asker may have gone away.
-                let _ = sender.try_send(engine.drain());
-            });
-            let mut left = 0;
-            while let Some(leading) = receiver.recv().await {
-                left += leading;
-            }
+            let left = self.ask_each(|engine| engine.drain()).await;
+            let left = left.into_iter().sum();
             if left == 0 || tokio::time::Instant::now() >= until {
                 return left;
             }

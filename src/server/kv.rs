@@ -4,7 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use flotilla_metrics::Operation;
 use flotilla_proto::v1::{self as proto, kv_server, request, response};
-use flotilla_shards::access::rights;
+use flotilla_shards::{access::rights, ids::ShardId};
+use prost::Message as _;
 use tonic::{Request, Response, Status, Streaming, metadata::MetadataMap};
 
 use super::{
@@ -15,6 +16,9 @@ use super::{
     stream::Answers,
     trace::{REQUEST_ID, RequestId},
 };
+
+/// Bytes of routes after which a page of them ends.
+const ROUTES_BYTES: usize = 4 << 20;
 
 /// The service; answers "not initialized" until the node is part of a cluster.
 pub(super) struct KvService(pub(super) Arc<Front>);
@@ -79,7 +83,8 @@ macro_rules! unary {
                 let outcome = error::outcome(&allowed);
                 services.metrics.requests.of(Operation::Routes, outcome).inc();
                 allowed.map_err(|error| error::status(&error))?;
-                Ok(Response::new(routes(services)))
+                let after = ShardId(request.get_ref().after_shard_id);
+                Ok(Response::new(routes(services, after, ROUTES_BYTES)))
             }
         }
     };
@@ -111,18 +116,39 @@ pub(super) fn answers(
     Ok(Answers::new(services, caller, requests, front.stopping()))
 }
 
-fn routes(services: &Services) -> proto::RoutesResponse {
-    let router = &services.router;
-    let nodes = router.nodes();
-    proto::RoutesResponse {
-        routes: (router.map().shards().iter())
-            .map(|descriptor| proto::Route {
-                descriptor: Some((&**descriptor).into()),
-                leader: router.leader(descriptor.shard).unwrap_or_default().0,
-            })
+/// The routes of users' shards behind a shard, until they have so many bytes; at least one, if there are any.
+pub(super) fn routes(
+    services: &Services,
+    after: ShardId,
+    bytes_max: usize,
+) -> proto::RoutesResponse {
+    let (router, map) = (&services.router, services.router.map());
+    let mut page = proto::RoutesResponse {
+        nodes: router
+            .nodes()
+            .values()
+            .map(|node| (**node).clone())
             .collect(),
-        nodes: nodes.values().map(|node| (**node).clone()).collect(),
+        ..proto::RoutesResponse::default()
+    };
+    let mut bytes = 0;
+    for descriptor in map.ids_after(after.max(ShardId::META)) {
+        if bytes >= bytes_max {
+            let last = page
+                .routes
+                .last()
+                .and_then(|route| route.descriptor.as_ref());
+            page.next_after_shard_id = last.map_or(0, |descriptor| descriptor.shard_id);
+            break;
+        }
+        let route = proto::Route {
+            descriptor: Some((&**descriptor).into()),
+            leader: router.leader(descriptor.shard).unwrap_or_default().0,
+        };
+        bytes += route.encoded_len();
+        page.routes.push(route);
     }
+    page
 }
 
 /// The id that a client gives its call, if it does.

@@ -28,6 +28,7 @@ mod log_view;
 mod reads;
 mod replica;
 mod rest;
+mod survey;
 mod wheel;
 
 #[cfg(test)]
@@ -45,6 +46,7 @@ pub use io::*;
 use liveness::Liveness;
 pub use log_view::{CacheCount, LogView};
 use replica::Replica;
+pub use survey::{Survey, Totals};
 use wheel::Wheel;
 
 use crate::{
@@ -175,6 +177,7 @@ pub struct Engine<C, L: LogReader> {
     /// Replicas that rest.
     resting: usize,
     campaigns: Campaigns,
+    table: survey::Table,
     /// When this node next says that it lives.
     alive_due: u64,
     /// Ticks that may pass at once, as [`Engine::quiet_until`] said last.
@@ -208,6 +211,7 @@ impl<C, L: LogReader + Clone> Engine<C, L> {
             sweep: (0, u32::MAX),
             resting: 0,
             campaigns: Campaigns::new(),
+            table: survey::Table::default(),
             alive_due: now,
             planned: 1,
             out: Output::default(),
@@ -290,7 +294,8 @@ impl<C, L: LogReader + Clone> Engine<C, L> {
     /// Lets time pass up to tick `now`: whoever has a timer due gets it. Going back is ignored.
     pub fn handle_tick(&mut self, now: u64) {
         let passed = now.saturating_sub(self.wheel.now());
-        self.campaigns.refill();
+        // What came in since the tick before took longer than a tick: there is more of it than this node can do.
+        self.campaigns.refill(passed > self.planned + 1);
         while self.wheel.now() < now {
             let fired = self.wheel.advance();
             let tick = self.wheel.now();
@@ -362,13 +367,18 @@ impl<C, L: LogReader + Clone> Engine<C, L> {
         }
         let (mut woken, mut checked) = (0, 0);
         let now = self.wheel.now();
-        while woken < WAKES_PER_TICK && checked < CHECKS_PER_TICK {
+        let (mut leaders, leaders_max) = (0, self.campaigns.room_for_wakes());
+        while woken < WAKES_PER_TICK && leaders < leaders_max && checked < CHECKS_PER_TICK {
             let place = self.sweep.1;
             let Some(replica) = self.replicas.get_mut(place as usize) else {
                 self.sweep.1 = u32::MAX;
                 return;
             };
             if replica.check_rest(now, &self.liveness) {
+                if replica.is_leader() {
+                    leaders += 1;
+                    self.campaigns.begun();
+                }
                 self.mark(place);
                 woken += 1;
             }
@@ -400,6 +410,7 @@ impl<C, L: LogReader + Clone> Engine<C, L> {
         for &(shard, index) in flushed {
             if let Some(&place) = self.places.get(&shard) {
                 self.replicas[place as usize].flushed(&self.config, index, &mut self.out);
+                self.touch(place as usize);
             }
         }
     }
@@ -483,6 +494,7 @@ impl<C, L: LogReader + Clone> Engine<C, L> {
         loop {
             let mut dirty = std::mem::take(&mut self.dirty);
             for place in dirty.drain(..) {
+                self.touch(place as usize);
                 let replica = &mut self.replicas[place as usize];
                 replica.dirty = false;
                 // What happened since the last tick was taken in before the clock was looked at. What leaves now may rest on
@@ -504,16 +516,18 @@ impl<C, L: LogReader + Clone> Engine<C, L> {
                     _ => {}
                 }
                 replica.rest.counted = rests;
-                match (replica.counted_candidate, replica.is_candidate()) {
+                if replica.wants_campaign() && !replica.queued_campaign {
+                    replica.queued_campaign = true;
+                    // The directory of all others first: nothing is routed without it.
+                    self.campaigns.push(place, replica.shard.is_meta());
+                }
+                let settling = replica.is_settling(&self.config);
+                match (replica.counted_settling, settling) {
                     (false, true) => self.campaigns.under_way += 1,
                     (true, false) => self.campaigns.under_way -= 1,
                     _ => {}
                 }
-                replica.counted_candidate = replica.is_candidate();
-                if replica.wants_campaign() && !replica.queued_campaign {
-                    replica.queued_campaign = true;
-                    self.campaigns.push(place);
-                }
+                replica.counted_settling = settling;
                 if let Some(batch) = asked {
                     let due = self.wheel.now() + u64::from(self.config.read_ticks);
                     self.reads_due.push_back((due, place, batch));

@@ -24,6 +24,7 @@ pub(super) struct AskedReads<C> {
 impl<C, L: LogReader + Clone> Replica<C, L> {
     pub(super) fn read(&mut self, reply: C) {
         self.note_active();
+        self.busy = true;
         self.waiting_mut().new_reads.push(reply);
     }
 

@@ -60,8 +60,12 @@ pub(super) struct Replica<C, L: LogReader> {
     pub(super) called: bool,
     /// Whether it waits for its turn to campaign.
     pub(super) queued_campaign: bool,
-    /// Whether the engine counts it among the candidates.
-    pub(super) counted_candidate: bool,
+    /// Whether the engine counts it among those under way to rest or to work.
+    pub(super) counted_settling: bool,
+    /// Whether anything was asked of it since it rested last.
+    pub(super) busy: bool,
+    /// Whether the next survey looks at it.
+    pub(super) touched: bool,
 }
 
 /// Requests that wait for something.
@@ -186,7 +190,9 @@ impl<C, L: LogReader + Clone> Replica<C, L> {
             first_campaign,
             called: false,
             queued_campaign: false,
-            counted_candidate: false,
+            counted_settling: false,
+            busy: false,
+            touched: false,
         })
     }
 
@@ -225,8 +231,18 @@ impl<C, L: LogReader + Clone> Replica<C, L> {
         true
     }
 
-    pub(super) fn is_candidate(&self) -> bool {
-        matches!(self.node.role(), Role::PreCandidate | Role::Candidate)
+    /// Whether it is on its way to a leader that works or rests: it asks for votes, and not only for its turn to do so; or
+    /// it leads, and a quorum does not have the first entry of its term yet, or nobody has asked anything of it and it does
+    /// not rest yet.
+    pub(super) fn is_settling(&self, config: &EngineConfig) -> bool {
+        match self.node.role() {
+            Role::PreCandidate | Role::Candidate => !self.queued_campaign,
+            Role::Leader => {
+                let idle = config.quiesce_ticks > 0 && !self.busy && !self.node.is_quiescent();
+                idle || matches!(self.node.raft.has_committed_in_term(), Ok(false))
+            }
+            Role::Follower => false,
+        }
     }
 
     pub(super) fn is_leader(&self) -> bool {
@@ -318,6 +334,7 @@ impl<C, L: LogReader + Clone> Replica<C, L> {
         out: &mut Output<C>,
     ) {
         self.note_active();
+        self.busy = true;
         if !self.is_leader() {
             let leader = self.leader();
             out.refusals

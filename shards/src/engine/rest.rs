@@ -106,6 +106,7 @@ impl<C, L: LogReader + Clone> Replica<C, L> {
         if rests {
             self.rest.seen = liveness.changes();
             self.rest.asked = None;
+            self.busy = false;
             // Empty, as it was idle.
             self.waiting = None;
             while self.node.has_ready() {

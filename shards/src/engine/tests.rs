@@ -509,6 +509,25 @@ fn leaders_of_a_new_cluster_are_spread_also_if_its_nodes_come_late() {
 }
 
 #[test]
+fn candidates_that_wait_for_another_turn_hold_nobody_back() {
+    let shards = 12_000;
+    let mut fleet = Fleet::begin(3, shards, false);
+    // Nobody answers anybody, until those that began first have lost their elections and wait once more.
+    fleet.cut.extend((1..=3).map(NodeId));
+    fleet.tick(4 * u64::from(EngineConfig::new(NodeId(1), 0).election_ticks));
+    fleet.cut.clear();
+    let led = |fleet: &Fleet| {
+        let shards = (0..shards).map(|shard| ShardId(SHARD.0 + shard));
+        shards
+            .filter(|shard| fleet.leader(*shard).is_some())
+            .count()
+    };
+    // With the fewest that begin in a tick it would take twice as long on three nodes.
+    fleet.tick(shards / (2 * 3 * 64));
+    assert_eq!(led(&fleet), shards as usize);
+}
+
+#[test]
 fn a_dead_leaders_shards_are_led_again_within_two_timeouts() {
     let mut fleet = Fleet::new(3, 30);
     fleet.tick(50);

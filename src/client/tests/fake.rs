@@ -193,9 +193,19 @@ impl Kv for Service {
 
     async fn routes(
         &self,
-        _: tonic::Request<v1::RoutesRequest>,
+        request: tonic::Request<v1::RoutesRequest>,
     ) -> Result<tonic::Response<v1::RoutesResponse>, Status> {
-        Ok(tonic::Response::new(self.0.routes.lock().clone()))
+        // The smallest pages that there can be.
+        let after = request.get_ref().after_shard_id;
+        let mut page = self.0.routes.lock().clone();
+        let id = |route: &v1::Route| route.descriptor.as_ref().map_or(0, |shard| shard.shard_id);
+        page.routes.retain(|route| id(route) > after);
+        page.routes.sort_by_key(id);
+        if page.routes.len() > 1 {
+            page.routes.truncate(1);
+            page.next_after_shard_id = page.routes.first().map_or(0, id);
+        }
+        Ok(tonic::Response::new(page))
     }
 
     async fn get(

@@ -128,6 +128,7 @@ async fn two_nodes(first: fn(request::Kind) -> Act) -> (Fake, Fake) {
         fake.set_routes(v1::RoutesResponse {
             routes: vec![route(2, "", "", 1, 1)],
             nodes: vec![node(1, first.address()), node(2, second.address())],
+            ..v1::RoutesResponse::default()
         });
     }
     (first, second)
@@ -147,6 +148,7 @@ async fn a_node_that_hands_writes_to_a_leader_and_hears_no_more_of_them_is_not_a
     first.set_routes(v1::RoutesResponse {
         routes: vec![route(2, "", "", 1, 2)],
         nodes: vec![node(1, first.address()), node(2, second.address())],
+        ..v1::RoutesResponse::default()
     });
     let error = client.put("k", "v").await.expect_err("nobody knows");
     assert!(matches!(error, Error::OutcomeUnknown { .. }), "{error:?}");
@@ -201,6 +203,7 @@ async fn requests_follow_the_leader() {
     first.set_routes(v1::RoutesResponse {
         routes: vec![route(2, "", "", 1, 1)],
         nodes: vec![node(1, first.address()), node(2, second.address())],
+        ..v1::RoutesResponse::default()
     });
     let client = connect(&first, patient()).await;
     for _ in 0..3 {
@@ -218,6 +221,7 @@ async fn requests_find_a_way_around_a_dead_leader() {
     alive.set_routes(v1::RoutesResponse {
         routes: vec![route(2, "", "", 1, 7)],
         nodes: vec![node(7, dead), node(8, alive.address())],
+        ..v1::RoutesResponse::default()
     });
     let client = connect(&alive, patient()).await;
     for _ in 0..3 {
@@ -257,6 +261,7 @@ async fn a_newer_descriptor_mends_the_routes() {
     fake.set_routes(v1::RoutesResponse {
         routes: vec![route(2, "", "", 1, 1)],
         nodes: vec![node(1, fake.address())],
+        ..v1::RoutesResponse::default()
     });
     let client = connect(&fake, patient()).await;
     assert_eq!(client.put("k", "v").await, Ok(4));
@@ -284,6 +289,7 @@ async fn many_keys_are_asked_of_their_shards() {
     fake.set_routes(v1::RoutesResponse {
         routes: vec![route(2, "", "m", 1, 1), route(3, "m", "", 1, 1)],
         nodes: vec![node(1, fake.address())],
+        ..v1::RoutesResponse::default()
     });
     let client = connect(&fake, patient()).await;
     let keys = ["z", "a", "gone", "y"].map(Bytes::from);

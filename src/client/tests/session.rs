@@ -168,6 +168,7 @@ async fn each_shard_has_a_session_of_its_own_and_each_is_closed() {
     fake.set_routes(v1::RoutesResponse {
         routes: vec![route(2, "", "m", 1, 1), route(3, "m", "", 1, 1)],
         nodes: vec![node(1, fake.address())],
+        ..v1::RoutesResponse::default()
     });
     let session = connect(&fake, patient()).await.session();
     for (key, shard) in [("a", 2), ("z", 3), ("b", 2), ("y", 3)] {

@@ -4,10 +4,14 @@ use std::time::Duration;
 
 use flotilla_metrics::{Operation, Outcome};
 use flotilla_proto::v1::{self as proto, condition, error::Code, operation};
-use flotilla_shards::{engine::Refused, ids::NodeId, limits::Limits};
+use flotilla_shards::{
+    engine::Refused,
+    ids::{NodeId, ShardId},
+    limits::Limits,
+};
 use tonic::Status;
 
-use super::super::ServiceOptions;
+use super::super::{ServiceOptions, kv::routes};
 use super::fake::{Act, Bounds, Node, detail, single};
 
 fn put(key: &str, value: &str) -> proto::PutRequest {
@@ -444,14 +448,22 @@ async fn before_init_every_request_says_what_to_do() {
     assert_eq!(error.code(), Code::NotInitialized);
     assert_eq!(status.code(), tonic::Code::FailedPrecondition);
     assert!(error.message.contains("flotilla init"));
-    let routes = node.kv().await.routes(proto::RoutesRequest {}).await;
+    let routes = node
+        .kv()
+        .await
+        .routes(proto::RoutesRequest::default())
+        .await;
     assert!(routes.is_err());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn routes_name_shards_leaders_and_nodes() {
     let node = single(Bounds::default()).await;
-    let routes = node.kv().await.routes(proto::RoutesRequest {}).await;
+    let routes = node
+        .kv()
+        .await
+        .routes(proto::RoutesRequest::default())
+        .await;
     let routes = routes.expect("routes").into_inner();
     let shards: Vec<_> = (routes.routes.iter())
         .map(|route| {
@@ -462,4 +474,25 @@ async fn routes_name_shards_leaders_and_nodes() {
     assert_eq!(shards, [(2, 1), (3, 1)]);
     assert_eq!(routes.nodes.len(), 1);
     assert_eq!(routes.nodes[0].address, node.address);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn routes_come_in_pages() {
+    let node = single(Bounds::default()).await;
+    let mut after = ShardId(0);
+    let mut pages = Vec::new();
+    loop {
+        let page = routes(node.services(), after, 1);
+        assert_eq!(page.nodes.len(), 1);
+        let ids = page.routes.iter().map(|route| {
+            let descriptor = route.descriptor.as_ref();
+            descriptor.expect("each has one").shard_id
+        });
+        pages.push(ids.collect::<Vec<_>>());
+        if page.next_after_shard_id == 0 {
+            break;
+        }
+        after = ShardId(page.next_after_shard_id);
+    }
+    assert_eq!(pages, [[2], [3]]);
 }

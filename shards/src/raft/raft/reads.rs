@@ -69,7 +69,7 @@ impl<S: Storage> Raft<S> {
     }
 
     /// Whether the commit index is of the own term, so that nothing committed is above it.
-    pub(super) fn has_committed_in_term(&self) -> Result<bool, Error> {
+    pub(crate) fn has_committed_in_term(&self) -> Result<bool, Error> {
         let committed = self.log.committed();
         Ok(match &self.leader {
             // A leader's term begins at its first entry, and no entry behind that is of another one.

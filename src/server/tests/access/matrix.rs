@@ -268,7 +268,7 @@ async fn call(guarded: &Guarded, caller: &str, method: &str) -> Verdict {
     // Nothing comes of these even where they are let in: they name what is not there.
     match method {
         "Kv.Routes" => of_status(
-            &kv.routes(guarded.request(caller, proto::RoutesRequest {}))
+            &kv.routes(guarded.request(caller, proto::RoutesRequest::default()))
                 .await,
         ),
         "Admin.Init" => of_status(
