@@ -321,6 +321,10 @@ impl RuntimeHandle for Handle {
         self.runtime.submit(shard, request, reply)
     }
 
+    fn may_read(&self, shard: ShardId) -> bool {
+        self.runtime.may_read(shard)
+    }
+
     fn replica_info(&self, shard: ShardId) -> BoxFuture<'_, Option<proto::ReplicaInfo>> {
         Box::pin(async move {
             let status = self.runtime.status(shard).await?;

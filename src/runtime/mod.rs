@@ -3,6 +3,7 @@
 
 pub mod applier;
 mod inbox;
+mod leases;
 mod reply;
 mod worker;
 
@@ -27,6 +28,7 @@ pub use inbox::{Inboxes, NodeEngine, ShardRequest};
 pub use reply::{Answer, Budget, Busy, Outcome, Permit, Reply, StageTimes};
 pub use worker::Surroundings;
 
+use self::leases::Leases;
 use crate::storage::RocksLogReader;
 
 /// How long to wait between two looks at what is still led while draining.
@@ -80,6 +82,8 @@ pub enum StartError {
 #[derive(Debug)]
 pub struct Runtime {
     inboxes: Inboxes,
+    /// Of each worker; none if there are no leases.
+    leases: Vec<Arc<Leases>>,
     budget: Arc<Budget>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
@@ -113,6 +117,8 @@ impl Runtime {
             engines[worker(&replica)].open(replica)?;
         }
         let mut threads = Vec::new();
+        let leases = engines.iter().map(|_| Arc::new(Leases::new(options.tick)));
+        let leases: Vec<_> = leases.collect();
         let pulses = worker::Pulse::new(engines.len());
         let workers = engines.into_iter().zip(mailboxes).zip(pulses);
         for (number, ((engine, mailbox), pulse)) in workers.enumerate() {
@@ -122,6 +128,7 @@ impl Runtime {
                 surroundings: surroundings.clone(),
                 metrics: Arc::clone(metrics),
                 tick: options.tick,
+                leases: Arc::clone(&leases[number]),
                 states: std::collections::BTreeMap::new(),
                 resting: 0,
                 pulse,
@@ -133,6 +140,10 @@ impl Runtime {
         }
         Ok(Self {
             inboxes,
+            leases: match config.leases {
+                true => leases,
+                false => Vec::new(),
+            },
             budget: Budget::new(options.in_flight_bytes_max, Arc::clone(metrics)),
             threads: Mutex::new(threads),
         })
@@ -155,6 +166,14 @@ impl Runtime {
         reply.hold(self.budget.take(bytes)?);
         self.inboxes.request(shard, request, reply);
         Ok(())
+    }
+
+    /// Whether a linearizable read of a shard, that came before this is asked, may read what is applied now: by an open
+    /// lease, without asking the worker.
+    #[must_use]
+    pub fn may_read(&self, shard: ShardId) -> bool {
+        let leases = self.leases.get(self.inboxes.worker_of(shard));
+        leases.is_some_and(|leases| leases.may_read(shard))
     }
 
     /// Threads that own shards.

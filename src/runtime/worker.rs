@@ -23,6 +23,7 @@ use flotilla_shards::{
 use super::{
     Answer, Reply,
     inbox::{Input, Mailbox, NodeEngine, ShardRequest},
+    leases::Leases,
 };
 use crate::clock::wall_ms;
 
@@ -55,6 +56,7 @@ pub(super) struct Worker<S> {
     pub(super) surroundings: S,
     pub(super) metrics: Arc<Metrics>,
     pub(super) tick: Duration,
+    pub(super) leases: Arc<Leases>,
     pub(super) states: BTreeMap<ShardId, ShardState>,
     /// Resting replicas that the metrics know of.
     pub(super) resting: usize,
@@ -98,9 +100,8 @@ impl<S: Surroundings> Worker<S> {
             self.states.insert(shard, ShardState::NoLeader);
             self.metrics.shards.of(ShardState::NoLeader).inc();
         }
-        let start = Instant::now();
-        let first_tick = 0;
-        let mut tick = first_tick;
+        let start = self.leases.start();
+        let mut tick = 0;
         let mut going = true;
         self.turn();
         while going {
@@ -129,6 +130,7 @@ impl<S: Surroundings> Worker<S> {
             let now = u32::try_from(elapsed).unwrap_or(u32::MAX);
             if now > tick {
                 tick = now;
+                self.count_leased_reads();
                 self.engine.handle_tick(u64::from(tick));
                 self.report_cache();
                 self.report_resting();
@@ -184,6 +186,10 @@ impl<S: Surroundings> Worker<S> {
         });
         if out.is_empty() {
             return;
+        }
+        // Before all else: what is said below must not be known to anybody while a lease is open that rests on its contrary.
+        for lease in &out.leases {
+            self.leases.set(*lease);
         }
         if out.alive && self.pulse.beat() {
             self.surroundings.alive();
@@ -266,6 +272,13 @@ impl<S: Surroundings> Worker<S> {
             if let Some(old) = self.states.insert(change.shard, state) {
                 self.metrics.shards.of(old).dec();
             }
+        }
+    }
+
+    fn count_leased_reads(&mut self) {
+        for (shard, reads) in self.leases.take_reads() {
+            self.metrics.reads.of(Confirmation::Lease).inc_by(reads);
+            self.engine.handle_leased_reads(shard, reads);
         }
     }
 

@@ -125,6 +125,9 @@ impl Call {
                     let request = ShardRequest::Write { command, bytes };
                     submit(services, shard, request, completion())
                 }
+                call::Step::Confirm(shard) if services.runtime.may_read(shard) => {
+                    Err(Event::ReadReady)
+                }
                 call::Step::Confirm(shard) => {
                     trace.wait(Wait::Confirm, now);
                     submit(services, shard, ShardRequest::Read, completion())
@@ -146,7 +149,7 @@ impl Call {
             };
             match sent {
                 Ok(()) => return Step::Pending,
-                Err(refused) => event = refused,
+                Err(answered) => event = answered,
             }
         }
     }

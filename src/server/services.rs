@@ -48,6 +48,9 @@ pub trait RuntimeHandle: Send + Sync + 'static {
     /// If too much is in flight; the reply is dropped unused.
     fn submit(&self, shard: ShardId, request: ShardRequest, reply: Reply) -> Result<(), Busy>;
 
+    /// Whether a read that was asked for before may read what is applied now, without asking the engine.
+    fn may_read(&self, shard: ShardId) -> bool;
+
     /// Where the local replica stands; none if there is none here.
     fn replica_info(&self, shard: ShardId) -> BoxFuture<'_, Option<proto::ReplicaInfo>>;
 

@@ -33,6 +33,8 @@ pub struct Report {
     pub repeats: u64,
     /// Reads that a lease confirmed.
     pub leased: u64,
+    /// Reads that an open lease answered, without the engine.
+    pub read_by_open_leases: u64,
     /// Nodes that were lost for good.
     pub lost: u64,
     /// Operations of clients by how they ended.
@@ -71,6 +73,7 @@ impl Report {
         self.compared += other.compared;
         self.repeats += other.repeats;
         self.leased += other.leased;
+        self.read_by_open_leases += other.read_by_open_leases;
         self.lost += other.lost;
         self.operations.ok += other.operations.ok;
         self.operations.failed += other.operations.failed;
@@ -108,8 +111,8 @@ impl fmt::Display for Report {
         )?;
         writeln!(
             f,
-            "{} states compared, {} repeated commands of sessions, {} reads by leases",
-            self.compared, self.repeats, self.leased
+            "{} states compared, {} repeated commands of sessions, {} reads by leases, {} without asking",
+            self.compared, self.repeats, self.leased, self.read_by_open_leases
         )?;
         write!(f, "faults:")?;
         for fault in Fault::ALL {

@@ -53,7 +53,10 @@ fn invariants_hold_under_every_fault() {
         "{total}"
     );
     assert!(total.judged > 200_000 && total.repeats > 50, "{total}");
-    assert!(total.leased > 10_000, "{total}");
+    assert!(
+        total.leased > 500 && total.read_by_open_leases > 100_000,
+        "{total}"
+    );
     for fault in Fault::ALL {
         assert!(
             total.faults.of(fault) > 0,

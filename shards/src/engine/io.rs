@@ -22,6 +22,8 @@ pub struct Output<C> {
     pub applies: Vec<Apply<C>>,
     /// Reads that may now be served from the local state.
     pub reads: Vec<ConfirmedRead<C>>,
+    /// Leases that have opened, moved or closed. To be known to whoever reads by them before anything else leaves.
+    pub leases: Vec<OpenLease>,
     /// Requests that end here without effect, or without a known one.
     pub refusals: Vec<(C, Refused)>,
     /// Followers whose log no longer meets ours and that need the shard's state.
@@ -44,6 +46,7 @@ impl<C> Default for Output<C> {
             messages: Vec::new(),
             applies: Vec::new(),
             reads: Vec::new(),
+            leases: Vec::new(),
             refusals: Vec::new(),
             snapshots: Vec::new(),
             compactions: Vec::new(),
@@ -62,6 +65,7 @@ impl<C> Output<C> {
             && self.messages.is_empty()
             && self.applies.is_empty()
             && self.reads.is_empty()
+            && self.leases.is_empty()
             && self.refusals.is_empty()
             && self.snapshots.is_empty()
             && self.compactions.is_empty()
@@ -174,6 +178,16 @@ pub struct SnapshotSend {
     /// The announcing `MsgSnap`. The content that is sent may be newer than its index; the message that is delivered
     /// carries the index of the content.
     pub message: Message,
+}
+
+/// Reads of a shard need not ask its leader here: whoever sees, by the clock of this engine's ticks and after it was asked,
+/// that tick `until` has not begun yet may read what is applied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OpenLease {
+    /// The shard.
+    pub shard: ShardId,
+    /// The first tick at which it is over; 0: it is, and reads ask again.
+    pub until: u64,
 }
 
 /// A log prefix to cut: entries up to and including `upto` go.

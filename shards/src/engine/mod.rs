@@ -17,6 +17,7 @@
 //! - `messages` may leave at once, also before the appends of the same turn are durable (thesis 10.2.1).
 //! - `applies` are applied in the order given per shard; their `done` messages come back by [`Engine::handle_local`]
 //!   once the effects can be read.
+//! - `leases` are known to whoever reads by them before anything else of the same output leaves.
 //! - [`Output::alive`] is told to all other nodes, which hand it to [`Engine::handle_alive`].
 //! - After the state database has made an applied index durable, [`Engine::handle_flushed`] lets the log be cut.
 
@@ -457,6 +458,13 @@ impl<C, L: LogReader + Clone> Engine<C, L> {
         }
     }
 
+    /// So many reads of a shard were answered by its open lease ([`Output::leases`]), without asking here.
+    pub fn handle_leased_reads(&mut self, shard: ShardId, reads: u64) {
+        if let Ok(place) = self.visit(shard) {
+            self.replicas[place as usize].leased_reads(reads);
+        }
+    }
+
     /// Hands a shard's leadership to the replica on `node`. Returns whether it was begun.
     pub fn transfer_leader(&mut self, shard: ShardId, node: NodeId) -> bool {
         self.visit(shard)
@@ -516,6 +524,9 @@ impl<C, L: LogReader + Clone> Engine<C, L> {
                     _ => {}
                 }
                 replica.rest.counted = rests;
+                if self.config.leases {
+                    replica.report_lease(&mut self.out);
+                }
                 if replica.wants_campaign() && !replica.queued_campaign {
                     replica.queued_campaign = true;
                     // The directory of all others first: nothing is routed without it.

@@ -7,7 +7,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 
 use super::{
     EngineConfig, LogReader, Output,
-    io::{ConfirmedRead, Refused},
+    io::{ConfirmedRead, OpenLease, Refused},
     replica::{Replica, pop_if, refuse},
 };
 use crate::raft::ReadState;
@@ -26,6 +26,29 @@ impl<C, L: LogReader + Clone> Replica<C, L> {
         self.note_active();
         self.busy = true;
         self.waiting_mut().new_reads.push(reply);
+    }
+
+    /// Says when it has changed up to which tick anybody may read by the lease without asking: what is committed must be
+    /// applied, or such a read could miss what another one, at a follower, has seen.
+    pub(super) fn report_lease(&mut self, out: &mut Output<C>) {
+        let caught_up = self.is_leader() && self.node.applied() == self.node.committed();
+        let open = caught_up.then(|| self.lease_end()).flatten().unwrap_or(0);
+        if open != self.open_lease {
+            self.open_lease = open;
+            let shard = self.shard;
+            out.leases.push(OpenLease { shard, until: open });
+        }
+    }
+
+    /// Reads were answered by the open lease.
+    pub(super) fn leased_reads(&mut self, reads: u64) {
+        self.load.reads += reads;
+        // Who rests lets the lease end: the next read is asked of it, and wakes it.
+        if self.is_leader() && !self.node.is_quiescent() {
+            self.note_active();
+            self.busy = true;
+            self.node.use_lease();
+        }
     }
 
     /// Gives up on all reads that are not confirmed: whoever was asked before a change of the leader will not answer, or

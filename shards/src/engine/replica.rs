@@ -64,6 +64,8 @@ pub(super) struct Replica<C, L: LogReader> {
     pub(super) counted_settling: bool,
     /// Whether anything was asked of it since it rested last.
     pub(super) busy: bool,
+    /// The tick up to which its lease is open, as was told last; 0: it is not.
+    pub(super) open_lease: u64,
     /// Whether the next survey looks at it.
     pub(super) touched: bool,
 }
@@ -192,6 +194,7 @@ impl<C, L: LogReader + Clone> Replica<C, L> {
             queued_campaign: false,
             counted_settling: false,
             busy: false,
+            open_lease: 0,
             touched: false,
         })
     }

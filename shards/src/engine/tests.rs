@@ -84,6 +84,8 @@ struct Node {
     sent: usize,
     incarnation: u64,
     says_alive: bool,
+    /// Up to which tick the lease of the first shard is open.
+    open_lease: u64,
 }
 
 struct Fleet {
@@ -182,6 +184,7 @@ impl Fleet {
                     sent: 0,
                     incarnation: 1,
                     says_alive: false,
+                    open_lease: 0,
                 }
             })
             .collect();
@@ -298,6 +301,8 @@ impl Node {
         self.changes.extend(out.changes);
         self.compactions.extend(out.compactions);
         self.says_alive |= out.alive;
+        let mut leases = out.leases.iter().filter(|lease| lease.shard == SHARD);
+        self.open_lease = (leases.next_back()).map_or(self.open_lease, |lease| lease.until);
         self.sent += out.messages.len();
         out.messages
     }

@@ -400,6 +400,12 @@ impl<S: Storage> RawNode<S> {
         self.raft.lease_remaining_ticks()
     }
 
+    /// Reads were served by the lease, at the commit index, without asking: it is renewed as long as that goes on. To be
+    /// called before the answers' messages are taken.
+    pub fn use_lease(&mut self) {
+        self.raft.use_lease();
+    }
+
     /// See [`Raft::quiesce`].
     pub fn quiesce(&mut self, absent: impl Fn(ReplicaId) -> bool) -> bool {
         !self.has_ready() && self.raft.quiesce(absent)

@@ -1,7 +1,7 @@
 //! Nodes with the real services over real sockets, and in place of engine and disk a machine that applies at once and
 //! can be told to misbehave.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 use flotilla_metrics::Port;
@@ -64,6 +64,7 @@ struct Inner {
     machines: BTreeMap<ShardId, StateMachine>,
     script: VecDeque<Act>,
     kept: Vec<Reply>,
+    open_leases: BTreeSet<ShardId>,
     submitted: usize,
     transfers: Vec<(ShardId, NodeId)>,
 }
@@ -76,6 +77,11 @@ impl Machine {
     /// How many requests came to this machine.
     pub(super) fn submitted(&self) -> usize {
         self.inner.lock().submitted
+    }
+
+    /// Lets reads of a shard go without this machine.
+    pub(super) fn open_lease(&self, shard: ShardId) {
+        self.inner.lock().open_leases.insert(shard);
     }
 
     pub(super) fn kept(&self) -> usize {
@@ -159,6 +165,10 @@ impl RuntimeHandle for Machine {
         drop(inner);
         reply.send(outcome);
         Ok(())
+    }
+
+    fn may_read(&self, shard: ShardId) -> bool {
+        self.inner.lock().open_leases.contains(&shard)
     }
 
     fn replica_info(&self, shard: ShardId) -> BoxFuture<'_, Option<proto::ReplicaInfo>> {

@@ -496,3 +496,21 @@ async fn routes_come_in_pages() {
     }
     assert_eq!(pages, [[2], [3]]);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_read_by_an_open_lease_asks_nobody() {
+    let node = single(Bounds::default()).await;
+    node.kv().await.put(put("b", "1")).await.expect("written");
+    let read = async || {
+        let found = node.kv().await.get(get("b")).await.expect("read");
+        assert_eq!(found.into_inner().value.as_deref(), Some(&b"1"[..]));
+        node.machine.submitted()
+    };
+    let before = node.machine.submitted();
+    assert_eq!(read().await, before + 1);
+    (2..=3).for_each(|shard| node.machine.open_lease(ShardId(shard)));
+    assert_eq!(read().await, before + 1);
+    // Writes always ask.
+    node.kv().await.put(put("b", "1")).await.expect("written");
+    assert_eq!(node.machine.submitted(), before + 2);
+}

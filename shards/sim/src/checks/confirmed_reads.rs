@@ -1,5 +1,6 @@
 //! Source: thesis 6.4 (ReadIndex) and 6.4.1 (leases); scenarios R1, R2. A linearizable read sees at least what was committed
-//! anywhere when it was asked for. One that is confirmed by a lease was taken in while promises of a quorum held.
+//! anywhere when it was asked for. One that is confirmed by a lease was taken in while promises of a quorum held; so is one
+//! that reads by an open lease, without asking.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,6 +13,25 @@ use super::{Checked, committed::Committed, ensure};
 use crate::node::Handle;
 
 const CHECK: &str = "confirmed_reads";
+
+/// A node reads what it has applied, by a lease that its engine has opened. `promised`: promises of a quorum hold.
+pub(super) fn by_open_lease(
+    at: usize,
+    shard: ShardId,
+    promised: bool,
+    applied: Option<EntryId>,
+    committed: EntryId,
+) -> Checked {
+    let node = at + 1;
+    ensure(promised, CHECK, || {
+        format!("node {node}, shard {shard}: a read by an open lease without promises of a quorum")
+    })?;
+    ensure(applied >= Some(committed), CHECK, || {
+        format!(
+            "node {node}, shard {shard}: a read by an open lease sees {applied:?}, but {committed:?} is committed"
+        )
+    })
+}
 
 /// How things stood when a read was asked for.
 struct Asked {

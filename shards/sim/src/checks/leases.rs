@@ -1,5 +1,6 @@
 //! Source: scenarios R2, R3; thesis 6.4.1; Gray and Cheriton, "Leases" (1989). While a leader holds a lease by its own clock,
-//! running or standing still, nobody else is elected, unless it has handed over. It ends before a quorum's promises do.
+//! running or standing still, nobody else is elected for a later term, unless it has handed over. It ends before a quorum's
+//! promises do.
 
 use flotilla_shards::engine::RoleChange;
 use flotilla_shards::ids::ShardId;
@@ -20,7 +21,13 @@ pub(super) fn role(
         return Ok(());
     }
     for (other, node) in nodes.iter().enumerate().filter(|(other, _)| *other != at) {
-        let end = (node.engine.as_ref()).and_then(|engine| engine.lease_end(change.shard));
+        // Votes that arrive late may make somebody the leader of a term that a quorum has left: it commits nothing and is
+        // promised nothing.
+        let leads = (node.engine.as_ref()).filter(|engine| {
+            let status = engine.status(change.shard);
+            status.is_some_and(|status| status.term < change.term)
+        });
+        let end = leads.and_then(|engine| engine.lease_end(change.shard));
         let now = tick(node);
         ensure(end.is_none_or(|end| end <= now), "leases", || {
             format!(

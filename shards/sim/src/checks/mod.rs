@@ -323,6 +323,19 @@ impl Checks {
         Ok(bound)
     }
 
+    /// A node reads by an open lease, without asking its engine.
+    pub(crate) fn open_lease(
+        &self,
+        nodes: &[Node],
+        at: usize,
+        now: Micros,
+        shard: ShardId,
+    ) -> Checked {
+        let bound = self.votes.bound_until(nodes, at, shard, now);
+        let applied = nodes[at].state.position(shard);
+        confirmed_reads::by_open_lease(at, shard, bound > now, applied, self.committed.last(shard))
+    }
+
     /// A node's engine says that a read may be served.
     pub(crate) fn confirmed(&mut self, at: usize, read: &ConfirmedRead<Handle>) -> Checked {
         self.confirmed.confirmed(at, read, &self.committed)?;

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`Engine`], state machines, recovery, range map; requests, routes, tries (`service`) | the same code |
 //! | `inbox`, and turns that take all of it | `runtime::worker` |
+//! | `leases`, by which calls read without asking | `runtime::leases` |
 //! | [`Writer`]: gathers appends, one write and one sync, then lets go what waited | `storage::writer` |
 //! | [`Applier`]: rounds, one batch, flushes, installations in order with entries | `runtime::applier` |
 //! | [`NodeCall`] and [`router::Router`]: what carries out the decisions about a request | `server::call`, `router` |
@@ -214,6 +215,10 @@ pub(crate) struct Node {
     pub(crate) router: Router,
     pub(crate) calls: BTreeMap<Handle, NodeCall>,
     pub(crate) next_call: Handle,
+    /// The first tick at which the open lease of a shard is over, as its engine has said.
+    pub(crate) leases: BTreeMap<ShardId, u64>,
+    /// Reads that open leases have answered and the engine has not heard of.
+    pub(crate) leased_reads: BTreeMap<ShardId, u64>,
     /// Calls that wait for a leader.
     pub(crate) waiting: BTreeMap<ShardId, BTreeSet<Handle>>,
 }
@@ -254,6 +259,8 @@ impl Node {
             router: Router::new(id, Arc::clone(map)),
             calls: BTreeMap::new(),
             next_call: 1,
+            leases: BTreeMap::new(),
+            leased_reads: BTreeMap::new(),
             waiting: BTreeMap::new(),
         }
     }
@@ -279,6 +286,8 @@ impl Node {
         self.applier = Applier::default();
         self.router = Router::new(self.id, Arc::clone(map));
         self.calls.clear();
+        self.leases.clear();
+        self.leased_reads.clear();
         self.waiting.clear();
     }
 

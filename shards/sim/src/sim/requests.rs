@@ -111,7 +111,16 @@ impl Sim {
                     },
                 );
             }
-            Step::Confirm(shard) => self.input(at, Input::Read(shard, handle)),
+            Step::Confirm(shard) => {
+                let tick = node.tick_at(now, self.settings.tick);
+                if node.leases.get(&shard).is_some_and(|until| tick < *until) {
+                    *node.leased_reads.entry(shard).or_default() += 1;
+                    self.report.read_by_open_leases += 1;
+                    self.checks.open_lease(&self.nodes, at, now, shard)?;
+                    return self.resume_call(at, handle, CallEvent::ReadReady);
+                }
+                self.input(at, Input::Read(shard, handle));
+            }
             Step::Forward(leader) => {
                 let request = Request {
                     id: handle,

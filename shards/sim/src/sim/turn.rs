@@ -122,9 +122,15 @@ impl Sim {
         // After the inputs, as in the node: a heartbeat that waited counts before the timeout that it prevents.
         if tick > node.tick {
             node.tick = tick;
+            for (shard, reads) in std::mem::take(&mut node.leased_reads) {
+                engine.handle_leased_reads(shard, reads);
+            }
             engine.handle_tick(tick);
         }
         let out = engine.turn(node.clock.wall_ms(now));
+        for lease in &out.leases {
+            node.leases.insert(lease.shard, lease.until);
+        }
         if engine.quiet_until() != node.tick_due {
             self.schedule_tick(at);
         }

@@ -176,3 +176,65 @@ fn a_leader_that_dies_is_replaced_as_soon_as_without_leases() {
         assert!(leased <= safe + 3, "idle for {idle}: {leased} and {safe}");
     }
 }
+
+/// What the engine said last about the lease.
+fn said(out: &Output<u64>) -> Option<u64> {
+    out.leases.last().map(|lease| lease.until)
+}
+
+#[test]
+fn an_open_lease_closes_before_anybody_learns_of_a_commit_and_opens_when_it_is_applied() {
+    let mut fleet = leased_fleet(1);
+    let end = fleet.lease_end(1);
+    assert_eq!(Some(fleet.node(1).open_lease), end);
+    for node in &mut fleet.nodes {
+        node.disk_stalled = true;
+    }
+    fleet.node(1).put(SHARD, 1);
+    fleet.settle();
+    assert_eq!(Some(fleet.node(1).open_lease), end, "nothing is committed");
+    // The leader's own write, and that of a follower.
+    let acknowledged = fleet.node(2).write();
+    fleet.node(1).write();
+    for out in acknowledged {
+        let engine = &mut fleet.node(1).engine;
+        engine.handle_message(SHARD, out.message).expect("sound");
+    }
+    let mut out = fleet.node(1).engine.turn(1_000);
+    assert_eq!(out.applies.len(), 1, "committed");
+    assert_eq!(said(&out), Some(0), "closed in the same turn");
+    let engine = &mut fleet.node(1).engine;
+    for message in std::mem::take(&mut out.applies[0].done) {
+        engine.handle_local(SHARD, message);
+    }
+    assert_eq!(said(&engine.turn(1_000)), end);
+}
+
+#[test]
+fn reads_by_an_open_lease_keep_it_open() {
+    let mut fleet = leased_fleet(1);
+    for _ in 0..4 * election_ticks() {
+        let tick = fleet.tick;
+        assert!(fleet.node(1).open_lease > tick, "at tick {tick}");
+        fleet.node(1).engine.handle_leased_reads(SHARD, 3);
+        fleet.tick(1);
+    }
+    let status = fleet.node(1).engine.status(SHARD).expect("open");
+    assert_eq!(status.load.reads, 1 + 3 * 4 * election_ticks());
+    fleet.tick(4 * election_ticks());
+    let tick = fleet.tick;
+    assert!(
+        fleet.node(1).open_lease <= tick,
+        "nobody reads: it is not renewed"
+    );
+}
+
+#[test]
+fn who_hands_over_closes_its_lease_first() {
+    let mut fleet = leased_fleet(1);
+    assert!(fleet.node(1).engine.transfer_leader(SHARD, NodeId(2)));
+    let out = fleet.node(1).engine.turn(1_000);
+    let told = |out: &Outgoing| out.message.kind == MessageKind::TimeoutNow;
+    assert!(out.messages.iter().any(told));
+    assert_eq!(said(&out), Some(0));
+}

@@ -111,7 +111,7 @@ impl<S: Storage> Raft<S> {
     /// Answers the requests that came while the lease held, if it still does; else they wait for a round. To be called
     /// when the answers are taken, with a clock that is up to date.
     pub(super) fn settle_leased_reads(&mut self) {
-        let (left, now) = (self.lease_ticks_left(), self.now);
+        let left = self.lease_ticks_left();
         let Some(leader) = self
             .leader
             .as_deref_mut()
@@ -130,15 +130,24 @@ impl<S: Storage> Raft<S> {
             }
             return;
         }
-        leader.lease_used = true;
-        // In good time, so that no read has to wait for it; but once in a tick is enough, should a round have been lost.
-        let last = leader.reads.last_round();
-        let renews = 2 * left < self.settings.lease_ticks && sent_at(last) < now - leader.since;
         for request in requests {
             let index = request.index;
             self.answer_read(request, index, true);
         }
-        if renews {
+        self.use_lease();
+    }
+
+    /// The lease has answered reads, here or where this replica was not asked ([`Raft::lease_remaining_ticks`]): it is
+    /// renewed as long as it is used.
+    pub(crate) fn use_lease(&mut self) {
+        let (left, now) = (self.lease_ticks_left(), self.now);
+        let Some(leader) = self.leader.as_deref_mut().filter(|_| left > 0) else {
+            return;
+        };
+        leader.lease_used = true;
+        // In good time, so that no read has to wait for it; but once in a tick is enough, should a round have been lost.
+        let last = leader.reads.last_round();
+        if 2 * left < self.settings.lease_ticks && sent_at(last) < now - leader.since {
             self.round_to_join();
         }
     }
