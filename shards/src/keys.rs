@@ -7,12 +7,14 @@
 //! meta data      02 meta key                                               header · value       its key
 //! session        03 shard (8, BE) · opened in (8, BE) · number (8, BE)     SessionRecord        the session
 //! shard state    04 shard (8, BE)                                          ShardState           the replica
+//! positions      05 number (8, BE)                                         Positions            the next checkpoint
 //! ```
 //!
 //! The rows of all shards' user data lie in one keyspace, without the shard's id, so that a split or a merge moves no
 //! data. The meta shard's keys lie under a prefix of their own. Everything that a replica's applied state consists of is
-//! in the ranges of [`shard_rows`]; snapshots and clean-up go over these and nothing else. Keys of one kind sort as what
-//! they were made of, so ranges of keys are ranges of rows.
+//! in the ranges of [`shard_rows`]; snapshots and clean-up go over these and nothing else. Positions are of many shards at
+//! once and say how far these are beyond their state rows (`kv::positions`): whoever wants to know that exactly, or takes a
+//! shard's rows elsewhere, asks there. Keys of one kind sort as what they were made of, so ranges of keys are ranges of rows.
 
 use crate::descriptor::{Descriptor, KeyRange};
 use crate::ids::ShardId;
@@ -23,8 +25,12 @@ const USER: u8 = 0x01;
 const META: u8 = 0x02;
 const SESSION: u8 = 0x03;
 const STATE: u8 = 0x04;
+const POSITIONS: u8 = 0x05;
 
 const ID: usize = size_of::<u64>();
+
+/// Bytes of the key of a row of positions.
+pub const POSITIONS_KEY_BYTES: usize = 1 + ID;
 
 /// Key of the row that says to which node and cluster the database belongs.
 pub const IDENTITY: &[u8] = b"\x00identity";
@@ -74,6 +80,8 @@ pub enum RowKey {
     },
     /// A shard's own state.
     State(ShardId),
+    /// How far the shards of a round have come.
+    Positions(u64),
 }
 
 /// Bytes of a row key that are shown.
@@ -86,7 +94,7 @@ pub enum KeyError {
     #[error("a row of the state database has an empty key")]
     Empty,
     /// A first byte that no kind of row has.
-    #[error("row key \"{}\" has kind {kind}, expected 0 to 4", shown(key))]
+    #[error("row key \"{}\" has kind {kind}, expected 0 to 5", shown(key))]
     Kind {
         /// The first byte.
         kind: u8,
@@ -161,6 +169,15 @@ pub fn state(shard: ShardId) -> Bytes {
     out.freeze()
 }
 
+/// Row key of positions.
+#[must_use]
+pub fn positions(number: u64) -> Bytes {
+    let mut out = BytesMut::with_capacity(POSITIONS_KEY_BYTES);
+    out.put_u8(POSITIONS);
+    out.put_u64(number);
+    out.freeze()
+}
+
 /// The rows of a shard's data with keys in `range`.
 #[must_use]
 pub fn data_rows(shard: ShardId, range: &KeyRange) -> RowRange {
@@ -195,7 +212,16 @@ pub fn all_state_rows() -> RowRange {
     }
 }
 
-/// All rows of a shard's applied state, in key order.
+/// All rows of positions.
+#[must_use]
+pub fn positions_rows() -> RowRange {
+    RowRange {
+        start: Bytes::from_static(&[POSITIONS]),
+        end: Bytes::from_static(&[POSITIONS + 1]),
+    }
+}
+
+/// All rows of a shard's applied state, in key order; how far it is beyond its state row is said elsewhere.
 #[must_use]
 pub fn shard_rows(descriptor: &Descriptor) -> [RowRange; 3] {
     let shard = descriptor.shard;
@@ -247,6 +273,10 @@ pub fn decode(row: Bytes) -> Result<RowKey, KeyError> {
             check("shard state", 1 + ID)?;
             Ok(RowKey::State(ShardId(id(0))))
         }
+        POSITIONS => {
+            check("positions", POSITIONS_KEY_BYTES)?;
+            Ok(RowKey::Positions(id(0)))
+        }
         kind => Err(KeyError::Kind { kind, key: row }),
     }
 }
@@ -291,6 +321,7 @@ mod tests {
                 },
             }),
             id().prop_map(|shard| RowKey::State(ShardId(shard))),
+            id().prop_map(RowKey::Positions),
         ]
     }
 
@@ -301,6 +332,7 @@ mod tests {
             RowKey::Meta(key) => data(ShardId::META, key),
             RowKey::Session { shard, session: id } => session(*shard, *id),
             RowKey::State(shard) => state(*shard),
+            RowKey::Positions(number) => positions(*number),
         }
     }
 
@@ -316,6 +348,7 @@ mod tests {
                 [shard.0, session.opened_in.0, session.number],
             ),
             RowKey::State(shard) => (4, Bytes::new(), [shard.0, 0, 0]),
+            RowKey::Positions(number) => (5, Bytes::new(), [*number, 0, 0]),
         }
     }
 
@@ -345,6 +378,7 @@ mod tests {
             prop_assert_eq!(session_rows(shard).contains(&row), of_session);
             prop_assert_eq!(state_row(shard).contains(&row), key == RowKey::State(shard));
             prop_assert_eq!(all_state_rows().contains(&row), matches!(key, RowKey::State(_)));
+            prop_assert_eq!(positions_rows().contains(&row), matches!(key, RowKey::Positions(_)));
             let all = KeyRange::all();
             prop_assert_eq!(data_rows(ShardId::META, &all).contains(&row), matches!(key, RowKey::Meta(_)));
             let range = KeyRange::new(Bytes::from_static(b"\x20"), Bytes::from_static(b"\x80")).unwrap();

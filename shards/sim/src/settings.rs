@@ -3,6 +3,7 @@
 use fastrand::Rng;
 use flotilla_shards::engine::EngineConfig;
 use flotilla_shards::ids::NodeId;
+use flotilla_shards::kv::JournalLimits;
 
 use crate::client::workload::Load;
 use crate::fault::Fault;
@@ -41,6 +42,10 @@ pub struct Settings {
     pub flush_age: Micros,
     /// Bytes of log after which a flush begins.
     pub flush_bytes: u64,
+    /// When the applier writes which rows of how far shards have come.
+    pub journal: JournalLimits,
+    /// Mean number of rounds after which the applier closes its state machines.
+    pub close: u64,
     /// Faults, each with the mean time between two of its kind; for faults of frames, with the chance in a million.
     pub faults: Vec<(Fault, u64)>,
     /// How long faults are injected.
@@ -97,6 +102,8 @@ impl Settings {
             flush: *pick(rng, &[1_000, 20_000, 200_000]),
             flush_age: *pick(rng, &[100 * MILLIS, SECOND, 10 * SECOND]),
             flush_bytes: *pick(rng, &[1 << 10, 16 << 10, 1 << 20]),
+            journal: JournalLimits::default(),
+            close: 1,
             faults: Vec::new(),
             storm,
             calm: 60 * SECOND,
@@ -111,6 +118,14 @@ impl Settings {
         // About so many operations, however long the run: the judge of histories must manage them.
         let operations = *pick(rng, &[1_000, 3_000, 8_000]);
         settings.think = (settings.clients as u64 * storm / operations).max(MILLIS);
+        // Drawn beside the others, so that older seeds keep the rest of their settings.
+        let mut beside = rng.clone();
+        settings.journal = JournalLimits {
+            bytes: *pick(&mut beside, &[0, 100, 1_000, 1 << 20]),
+            shards_min: *pick(&mut beside, &[1, 1, 2, 4]),
+            batch_bytes: *pick(&mut beside, &[1, 300, 1 << 20]),
+        };
+        settings.close = *pick(&mut beside, &[1, 20, 1_000]);
         if rng.u8(..10) > 0 {
             settings.faults = faults(rng, nodes);
         }
@@ -143,6 +158,8 @@ impl Settings {
             flush: 20_000,
             flush_age: 10 * SECOND,
             flush_bytes: 1 << 20,
+            journal: JournalLimits::default(),
+            close: 1_000,
             faults: Vec::new(),
             storm: seconds * SECOND,
             calm: 60 * SECOND,

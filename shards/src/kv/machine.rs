@@ -1,6 +1,7 @@
 //! Applies log entries to a shard.
 
 use super::batch::StateBatch;
+use super::positions::{Position, PositionsError, shard_state};
 use super::sessions::{Admission, SessionTable};
 use super::state::{ShardState, ShardStateError};
 use super::view::{StateView, ViewError};
@@ -47,6 +48,17 @@ pub enum ApplyError {
         /// What is wrong.
         source: ShardStateError,
     },
+    /// An illegible row of positions.
+    #[error("row {row} of the shards' positions: {source}")]
+    Positions {
+        /// Its number.
+        row: u64,
+        /// What is wrong.
+        source: PositionsError,
+    },
+    /// A position that nothing says what it belongs to.
+    #[error("shard {0} has a position and no state")]
+    Orphan(ShardId),
     /// The row of one shard describes another one.
     #[error("the state row of shard {shard} describes shard {found}")]
     WrongShard {
@@ -72,8 +84,8 @@ pub enum ApplyError {
 /// The part of one shard's applied state that is kept in memory.
 ///
 /// A round of applying: any number of [`StateMachine::apply_entry`] calls, of any number of shards, with one
-/// [`StateBatch`]; then [`StateMachine::finish`] for each of these shards; then the batch is written. After an error
-/// batch and machine are of no use any more.
+/// [`StateBatch`]; then [`StateMachine::finish`], or that of a [`Journal`](super::Journal), for each of these shards; then
+/// the batch is written. After an error batch and machine are of no use any more.
 ///
 /// *Invariant:* in memory there is nothing that [`StateMachine::load`] would not read from the rows after `finish`.
 #[derive(Debug)]
@@ -81,8 +93,18 @@ pub struct StateMachine {
     state: ShardState,
     /// Read when the first command needs it: most shards never see a session.
     sessions: Option<SessionTable>,
-    /// Whether the state row is older than `state`.
-    changed: bool,
+    changed: Changed,
+}
+
+/// What of a machine's state is newer than the rows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+enum Changed {
+    #[default]
+    Nothing,
+    /// How far it has come, and nothing else.
+    Position,
+    /// Something that only the state row has.
+    Row,
 }
 
 impl StateMachine {
@@ -92,29 +114,20 @@ impl StateMachine {
         Self {
             state,
             sessions: None,
-            changed: false,
+            changed: Changed::Nothing,
         }
     }
 
-    /// Reads a shard's machine from the database: at start, and after a snapshot was installed. `None` if the database
-    /// has no such shard.
+    /// Reads a shard's machine from the database, as far as the shard has come there. `None` if the database has no such
+    /// shard. Who has a [`Journal`](super::Journal) opens machines there, for less.
     ///
     /// # Errors
-    /// If the state row cannot be read.
+    /// If the rows cannot be read.
     pub fn load<V>(view: &V, shard: ShardId) -> Result<Option<Self>, ApplyError>
     where
         V: StateView + ?Sized,
     {
-        let Some(row) = view.get(&keys::state(shard))? else {
-            return Ok(None);
-        };
-        let state =
-            ShardState::decode(row).map_err(|source| ApplyError::State { shard, source })?;
-        if state.descriptor.shard != shard {
-            let found = state.descriptor.shard;
-            return Err(ApplyError::WrongShard { shard, found });
-        }
-        Ok(Some(Self::new(state)))
+        Ok(shard_state(view, shard)?.map(Self::new))
     }
 
     /// How far the shard has come.
@@ -176,6 +189,7 @@ impl StateMachine {
                 if let Ok((conf_state, descriptor)) = outcome {
                     self.state.conf_state = conf_state;
                     self.state.descriptor = descriptor;
+                    self.changed = Changed::Row;
                 }
             }
         }
@@ -185,13 +199,33 @@ impl StateMachine {
 
     /// Ends a round: adds the rows of the shard's own state, and of the sessions that changed, to the batch.
     pub fn finish(&mut self, batch: &mut StateBatch) {
-        let shard = self.state.descriptor.shard;
+        if self.finish_sessions(batch) != Changed::Nothing {
+            self.put_row(batch);
+        }
+    }
+
+    /// As [`StateMachine::finish`], but returns the position, to be written elsewhere, if nothing else has changed.
+    pub(super) fn finish_apart(&mut self, batch: &mut StateBatch) -> Option<Position> {
+        match self.finish_sessions(batch) {
+            Changed::Nothing => None,
+            Changed::Position => Some(self.state.position()),
+            Changed::Row => {
+                self.put_row(batch);
+                None
+            }
+        }
+    }
+
+    fn finish_sessions(&mut self, batch: &mut StateBatch) -> Changed {
         if let Some(sessions) = &mut self.sessions {
-            sessions.flush(shard, batch);
+            sessions.flush(self.state.descriptor.shard, batch);
         }
-        if std::mem::take(&mut self.changed) {
-            batch.put(keys::state(shard), self.state.encode());
-        }
+        std::mem::take(&mut self.changed)
+    }
+
+    fn put_row(&self, batch: &mut StateBatch) {
+        let key = keys::state(self.state.descriptor.shard);
+        batch.put(key, self.state.encode());
     }
 
     fn advance(&mut self, index: Index, term: Term) {
@@ -202,7 +236,7 @@ impl StateMachine {
         );
         self.state.applied_index = index;
         self.state.applied_term = term;
-        self.changed = true;
+        self.changed = self.changed.max(Changed::Position);
     }
 
     fn apply_command<V>(
@@ -311,6 +345,7 @@ impl StateMachine {
             ));
         }
         self.state.next_session += 1;
+        self.changed = Changed::Row;
         Ok(answer(command_answer::Kind::SessionOpened(number)))
     }
 

@@ -6,12 +6,15 @@
 //!
 //! - a request comes in through [`request`], which holds it against the limits and makes a command of it;
 //! - the command comes back out of the log into [`StateMachine::apply_entry`];
+//! - how far each shard has come is kept by a [`Journal`] and read by [`positions`];
 //! - reads go through [`read`].
 
 mod batch;
+mod journal;
 mod machine;
 pub mod membership;
 mod memory;
+pub mod positions;
 pub mod read;
 pub mod request;
 mod sessions;
@@ -20,6 +23,7 @@ mod view;
 mod write;
 
 pub use batch::StateBatch;
+pub use journal::{Journal, JournalLimits};
 pub use machine::{ApplyError, StateMachine};
 pub use memory::MemoryState;
 pub use state::{ShardState, ShardStateError};

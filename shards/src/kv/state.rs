@@ -1,13 +1,17 @@
 //! The row that says how far a replica's applied state has come.
 
+use super::positions::Position;
 use crate::descriptor::{Descriptor, DescriptorError};
-use crate::raft::{ConfState, Index, Term};
+use crate::raft::{ConfState, EntryId, Index, Term};
 use crate::wire::{self, WireError};
 use bytes::Bytes;
 use flotilla_proto::v1 as proto;
 use prost::Message as _;
 
-/// The applied state of one replica but for its data and sessions. Written in the same batch as what it describes.
+/// The applied state of one replica but for its data and sessions.
+///
+/// Its row may be behind in the first four fields: [`positions`](super::positions) has the rest. The others, the descriptor
+/// among them, are always as new in the row as the rows that they describe.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ShardState {
     /// Last entry whose effects are in the state.
@@ -41,6 +45,16 @@ pub enum ShardStateError {
     /// A broken membership or position.
     #[error("stored shard state: {0}")]
     Raft(#[from] WireError),
+    /// A position that is ahead of the state and behind it.
+    #[error(
+        "stored shard state is at {state:?}, and a later position at {later:?}: nothing may fall"
+    )]
+    Fallen {
+        /// What the state says.
+        state: Box<Position>,
+        /// What the position says.
+        later: Box<Position>,
+    },
 }
 
 impl ShardState {
@@ -50,6 +64,45 @@ impl ShardState {
     /// If it is damaged, or of another version.
     pub fn decode(row: Bytes) -> Result<Self, ShardStateError> {
         proto::ShardState::decode(row)?.try_into()
+    }
+
+    /// How far it has come.
+    #[must_use]
+    pub fn position(&self) -> Position {
+        Position {
+            applied: EntryId {
+                index: self.applied_index,
+                term: self.applied_term,
+            },
+            revision: self.revision,
+            clock_ms: self.clock_ms,
+        }
+    }
+
+    /// Brings a state as of its row to a position that is stored apart from it. One that is not newer is left alone: the
+    /// row was written since, or a snapshot was installed. Returns whether it was newer.
+    ///
+    /// # Errors
+    /// If the two contradict each other.
+    pub(super) fn advance(&mut self, to: Position) -> Result<bool, ShardStateError> {
+        if to.applied.index <= self.applied_index {
+            return Ok(false);
+        }
+        let from = self.position();
+        if to.applied.term < from.applied.term
+            || to.revision < from.revision
+            || to.clock_ms < from.clock_ms
+        {
+            return Err(ShardStateError::Fallen {
+                state: Box::new(from),
+                later: Box::new(to),
+            });
+        }
+        self.applied_index = to.applied.index;
+        self.applied_term = to.applied.term;
+        self.revision = to.revision;
+        self.clock_ms = to.clock_ms;
+        Ok(true)
     }
 
     /// The value of the state row.

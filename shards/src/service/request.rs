@@ -10,7 +10,7 @@ use crate::ids::ShardId;
 use crate::keys;
 use crate::kv::read::{self, ReadError};
 use crate::kv::request::{self as rules, Proposal, RequestError, RouteError};
-use crate::kv::{ShardState, StateView};
+use crate::kv::{ShardState, StateView, positions};
 use crate::limits::Limits;
 
 /// Whether the request becomes a command.
@@ -228,16 +228,27 @@ pub fn batch_get_too_large(bytes: usize, limits: &Limits) -> proto::Error {
     )
 }
 
-/// A replica's own state, as of a view.
+/// What a shard is, as of a view: all that a read has to know, for the price of one row. How far it has come may be newer
+/// than that row, see [`positions`](crate::kv::positions).
 ///
 /// # Errors
-/// There is none, or it can't be read.
-pub fn shard_state(view: &dyn StateView, shard: ShardId) -> Result<ShardState, proto::Error> {
+/// There is no replica, or it can't be read.
+pub fn descriptor(view: &dyn StateView, shard: ShardId) -> Result<Descriptor, proto::Error> {
     let row = view
         .get(&keys::state(shard))
         .map_err(|error| internal(&error))?;
     let row = row.ok_or_else(|| error::not_leader(shard, None))?;
-    ShardState::decode(row).map_err(|error| internal(&error))
+    let state = ShardState::decode(row).map_err(|error| internal(&error))?;
+    Ok(state.descriptor)
+}
+
+/// A replica's own state, exactly, as of a view.
+///
+/// # Errors
+/// There is none, or it can't be read.
+pub fn shard_state(view: &dyn StateView, shard: ShardId) -> Result<ShardState, proto::Error> {
+    let state = positions::shard_state(view, shard).map_err(|error| internal(&error))?;
+    state.ok_or_else(|| error::not_leader(shard, None))
 }
 
 /// An error of this node, with its causes.
@@ -266,7 +277,7 @@ pub fn read(
     view: &dyn StateView,
     limits: &Limits,
 ) -> Result<response::Kind, proto::Error> {
-    let descriptor = shard_state(view, routed.shard)?.descriptor;
+    let descriptor = descriptor(view, routed.shard)?;
     let answer = match kind {
         request::Kind::Get(get) => read::get(view, &descriptor, &get.key).map(response::Kind::Get),
         request::Kind::BatchGet(get) => read::batch_get(view, &descriptor, &get.keys, limits)

@@ -14,6 +14,7 @@ pub(crate) fn run(mut data: &[u8]) {
             RowKey::Meta(user) => keys::data(ShardId::META, user),
             RowKey::Session { shard, session } => keys::session(*shard, *session),
             RowKey::State(shard) => keys::state(*shard),
+            RowKey::Positions(number) => keys::positions(*number),
         };
         assert_eq!(keys::decode(again.clone()), Ok(key));
         assert!(again == data || data[0] == 0, "two spellings: {data:?}");
@@ -45,6 +46,8 @@ pub(crate) fn run(mut data: &[u8]) {
     let row = keys::session(ShardId(number(other)), session);
     assert!(keys::session_rows(ShardId(number(other))).contains(&row));
     assert!(!keys::all_state_rows().contains(&row));
+    assert!(!keys::positions_rows().contains(&row));
+    assert!(keys::positions_rows().contains(&keys::positions(number(one))));
 }
 
 pub(crate) fn seeds() -> Vec<Vec<u8>> {
@@ -57,6 +60,7 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
         keys::data(ShardId::META, b"key").to_vec(),
         keys::session(ShardId(2), session).to_vec(),
         keys::state(ShardId(2)).to_vec(),
+        keys::positions(2).to_vec(),
         keys::IDENTITY.to_vec(),
         pieces(&[b"a", b"b"]),
         pieces(&[b"a", b""]),

@@ -7,9 +7,12 @@ use flotilla_proto::v1 as proto;
 use flotilla_shards::descriptor::Descriptor;
 use flotilla_shards::genesis::{Genesis, Split};
 use flotilla_shards::keys::{self, SessionId};
-use flotilla_shards::kv::{ApplyError, MemoryState, ShardState, StateMachine, read};
+use flotilla_shards::kv::positions::{self, Position};
+use flotilla_shards::kv::{
+    ApplyError, Journal, JournalLimits, MemoryState, ShardState, StateBatch, StateMachine, read,
+};
 use flotilla_shards::meta::MetaRow;
-use flotilla_shards::raft::{EntryKind, HardState, ReplicaId, Term};
+use flotilla_shards::raft::{EntryId, EntryKind, HardState, Index, ReplicaId, Term};
 use flotilla_shards::{value, wire};
 use prost::Message as _;
 
@@ -18,7 +21,7 @@ pub(crate) fn run(data: &[u8]) {
         return;
     };
     let row = Bytes::copy_from_slice(data);
-    match kind % 9 {
+    match kind % 10 {
         0 => {
             if let Ok(state) = ShardState::decode(row) {
                 assert_eq!(ShardState::decode(state.encode()), Ok(state));
@@ -74,6 +77,11 @@ pub(crate) fn run(data: &[u8]) {
             }
         }
         7 => drop(value::decode(row)),
+        8 => {
+            if let Ok(found) = positions::decode(&row) {
+                assert_eq!(positions::decode(&positions::encode(&found)), Ok(found));
+            }
+        }
         _ => database(data),
     }
 }
@@ -88,15 +96,38 @@ fn database(mut data: &[u8]) {
         };
         rows.put(key_of(*which), Bytes::copy_from_slice(row));
     }
-    if let Ok(Some(machine)) = StateMachine::load(&rows, shard::SHARD) {
+    let loaded = StateMachine::load(&rows, shard::SHARD);
+    started(rows.clone());
+    if let Ok(Some(machine)) = loaded {
         goes_on(machine, rows);
     }
 }
 
+/// What a start makes of rows of positions: all of it is damage, or nothing is lost.
+fn started(mut rows: MemoryState) {
+    let Ok(states) = positions::shard_states(&rows) else {
+        return;
+    };
+    let journal = Journal::read(&rows, JournalLimits::default());
+    let mut journal = journal.expect("read before");
+    let mut batch = StateBatch::default();
+    while journal.checkpoint(&rows, &mut batch).expect("read before") {
+        rows.write(&batch);
+        batch.clear();
+    }
+    assert_eq!(positions::shard_states(&rows).expect("sound"), states);
+    assert!(
+        rows.rows()
+            .all(|(key, _)| !keys::positions_rows().contains(key))
+    );
+}
+
 fn key_of(which: u8) -> Bytes {
-    match which % 4 {
+    match which % 6 {
         0 => keys::state(shard::SHARD),
         1 => keys::data(shard::SHARD, b"a"),
+        4 => keys::positions(0),
+        5 => keys::positions(1),
         other => keys::session(
             shard::SHARD,
             SessionId {
@@ -144,6 +175,19 @@ pub(crate) fn goes_on(mut machine: StateMachine, mut rows: MemoryState) {
     let descriptor = &machine.state().descriptor;
     drop(read::get(&rows, descriptor, &Bytes::from_static(b"a")));
     drop(read::checksum(&rows, descriptor));
+}
+
+/// A row that says how far the shard has come.
+fn positions(index: u64) -> Bytes {
+    let position = Position {
+        applied: EntryId {
+            index: Index(index),
+            term: Term(3),
+        },
+        revision: index,
+        clock_ms: 3_000 + index,
+    };
+    positions::encode(&[(shard::SHARD, position)])
 }
 
 pub(crate) fn seeds() -> Vec<Vec<u8>> {
@@ -194,6 +238,7 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
         ),
         tagged(6, &entry.encode_to_vec()),
         tagged(7, &stored),
+        tagged(8, &positions(9)),
     ];
     for row in genesis.directory() {
         let key = pieces(&[&row.key()]);
@@ -206,8 +251,10 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
         one(1, &stored),
         one(2, &record),
         [one(0, &state.encode()), one(2, &record), one(3, &record)].concat(),
+        one(4, &positions(9)),
+        [one(4, &positions(9)), one(5, &positions(12))].concat(),
     ] {
-        seeds.push(tagged(8, &replaced));
+        seeds.push(tagged(9, &replaced));
     }
     seeds
 }

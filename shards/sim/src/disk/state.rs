@@ -1,7 +1,7 @@
 //! The model of the state database: rows without a write-ahead log. Batches are readable at once and durable after a
 //! flush; a crash loses them from the newest on, in order, at most back to the last flush.
 //!
-//! Beside the rows it keeps, for the checks only, a hash of each shard's content that costs what a batch changes.
+//! Beside the rows it keeps, for the checks only, a hash of each shard's data and sessions that costs what a batch changes.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -10,7 +10,8 @@ use bytes::Bytes;
 use flotilla_shards::ids::ShardId;
 use flotilla_shards::keys::{self, RowKey, RowRange};
 use flotilla_shards::kv::{
-    MemoryState, Order, ShardState, StateBatch, StateView, ViewError, Visit,
+    ApplyError, Journal, JournalLimits, MemoryState, Order, ShardState, StateBatch, StateView,
+    ViewError, Visit, positions,
 };
 use flotilla_shards::raft::{EntryId, Index};
 use flotilla_shards::range_map::RangeMap;
@@ -35,6 +36,7 @@ pub(crate) struct StateDisk {
     /// Batches that have become durable since the beginning.
     flushed: u64,
     durable_applied: BTreeMap<ShardId, Index>,
+    /// Of all rows but those that say how far shards have come.
     hashes: BTreeMap<ShardId, u64>,
 }
 
@@ -63,10 +65,14 @@ impl StateDisk {
         self.current.clone_from(&self.durable);
         self.hashes.clear();
         for (key, value) in self.current.rows() {
-            let shard = shard_of(&self.map, key);
-            *self.hashes.entry(shard).or_default() ^= row_hash(key, value);
+            if let Some(shard) = shard_of(&self.map, key) {
+                *self.hashes.entry(shard).or_default() ^= row_hash(key, value);
+            }
         }
-        self.durable_applied = (self.replicas().into_iter())
+        let replicas = self.replicas();
+        let replicas =
+            replicas.unwrap_or_else(|error| unreachable!("rows are not damaged: {error}"));
+        self.durable_applied = (replicas.into_iter())
             .map(|state| (state.descriptor.shard, state.applied_index))
             .collect();
     }
@@ -96,10 +102,12 @@ impl StateDisk {
     }
 
     fn set(&mut self, key: Bytes, value: Option<Bytes>) {
-        let hash = self.hashes.entry(shard_of(&self.map, &key)).or_default();
         let new = value.as_ref().map_or(0, |value| row_hash(&key, value));
         let old = self.current.replace(key.clone(), value);
-        *hash ^= new ^ old.map_or(0, |old| row_hash(&key, &old));
+        if let Some(shard) = shard_of(&self.map, &key) {
+            let change = new ^ old.map_or(0, |old| row_hash(&key, &old));
+            *self.hashes.entry(shard).or_default() ^= change;
+        }
     }
 
     /// Up to which batch a flush that begins now will make everything durable.
@@ -116,30 +124,38 @@ impl StateDisk {
             for (key, value) in batch.rows {
                 self.durable.replace(key, value);
             }
-            self.durable_applied.extend(batch.applied);
+            for (shard, index) in batch.applied {
+                // A snapshot that is further may have been installed meanwhile.
+                let durable = self.durable_applied.entry(shard).or_insert(index);
+                *durable = index.max(*durable);
+            }
         }
     }
 
     /// Puts a received snapshot in the place of a shard's rows, durably. If unflushed batches hold rows of the shard they
-    /// are flushed first, as RocksDB does before it ingests files. Returns whether it did.
+    /// are flushed first, as RocksDB does before it ingests files: positions are none of its rows. Returns whether it did.
     pub(crate) fn install(&mut self, shard: ShardId, rows: &[(Bytes, Bytes)]) -> bool {
-        let overlaps = (self.pending.iter())
-            .any(|batch| batch.applied.iter().any(|(applied, _)| *applied == shard));
-        if overlaps {
-            self.flush(self.written());
-        }
         let states = rows.iter().filter(|(key, _)| *key == keys::state(shard));
         let state = states.map(|(_, value)| ShardState::decode(value.clone()));
         let Some(Ok(state)) = state.last() else {
             unreachable!("a snapshot without the state of {shard} was taken in");
         };
-        for range in keys::shard_rows(&state.descriptor) {
+        let ranges = keys::shard_rows(&state.descriptor);
+        let touched = |key| ranges.iter().any(|range| range.contains(key));
+        let overlaps =
+            (self.pending.iter()).any(|batch| batch.rows.iter().any(|(key, _)| touched(key)));
+        if overlaps {
+            self.flush(self.written());
+        }
+        for range in ranges {
             self.current.remove(&range);
             self.durable.remove(&range);
         }
         let mut hash = 0;
         for (key, value) in rows {
-            hash ^= row_hash(key, value);
+            if shard_of(&self.map, key) == Some(shard) {
+                hash ^= row_hash(key, value);
+            }
             self.current.put(key.clone(), value.clone());
             self.durable.put(key.clone(), value.clone());
         }
@@ -163,50 +179,51 @@ impl StateDisk {
 
     /// Where a shard's readable state stands.
     pub(crate) fn position(&self, shard: ShardId) -> Option<EntryId> {
-        let row = self.current.get(&keys::state(shard)).ok()??;
-        let state = ShardState::decode(row).ok()?;
-        Some(EntryId {
-            term: state.applied_term,
-            index: state.applied_index,
-        })
+        let state = positions::shard_state(&self.current, shard).ok()??;
+        Some(state.position().applied)
     }
 
     /// Hash of everything that a shard's applied state consists of.
     pub(crate) fn hash(&self, shard: ShardId) -> u64 {
-        self.hashes.get(&shard).copied().unwrap_or_default()
+        let hash = self.hashes.get(&shard).copied().unwrap_or_default();
+        match positions::shard_state(&self.current, shard) {
+            Ok(Some(state)) => hash ^ row_hash(&keys::state(shard), &state.encode()),
+            Ok(None) => hash,
+            Err(error) => unreachable!("rows are not damaged: {error}"),
+        }
     }
 
     /// The applied state of all replicas, by shard.
-    pub(crate) fn replicas(&self) -> Vec<ShardState> {
-        let mut found = Vec::new();
-        let scanned = self.current.scan(
-            &keys::all_state_rows(),
-            Order::Ascending,
-            &mut |_, value| {
-                if let Ok(state) = ShardState::decode(Bytes::copy_from_slice(value)) {
-                    found.push(state);
-                }
-                std::ops::ControlFlow::Continue(())
-            },
-        );
-        scanned.unwrap_or_else(|error| unreachable!("memory can be read: {error}"));
-        found
+    pub(crate) fn replicas(&self) -> Result<Vec<ShardState>, ApplyError> {
+        positions::shard_states(&self.current)
+    }
+
+    /// What a start makes of rows of positions.
+    pub(crate) fn recover(&mut self, limits: JournalLimits) -> Result<Journal, ApplyError> {
+        let mut journal = Journal::read(&self.current, limits)?;
+        self.checkpoint(&mut journal)?;
+        Ok(journal)
+    }
+
+    /// Writes the state rows for which rows of positions stand.
+    pub(crate) fn checkpoint(&mut self, journal: &mut Journal) -> Result<(), ApplyError> {
+        let mut batch = StateBatch::default();
+        while journal.checkpoint(&self.current, &mut batch)? {
+            self.write(&batch, Vec::new());
+            batch.clear();
+        }
+        Ok(())
     }
 
     /// A shard's rows as of now, for a snapshot.
     pub(crate) fn export(&self, shard: ShardId) -> Option<(ShardState, Vec<(Bytes, Bytes)>)> {
-        let row = self.current.get(&keys::state(shard)).ok()??;
-        let state = ShardState::decode(row).ok()?;
+        let state = positions::shard_state(&self.current, shard).ok()??;
         let mut rows = Vec::new();
-        for range in keys::shard_rows(&state.descriptor) {
-            let scanned = self
-                .current
-                .scan(&range, Order::Ascending, &mut |key, value| {
-                    rows.push((Bytes::copy_from_slice(key), Bytes::copy_from_slice(value)));
-                    std::ops::ControlFlow::Continue(())
-                });
-            scanned.ok()?;
-        }
+        let visited = positions::visit_shard(&self.current, &state, &mut |key, value| {
+            rows.push((Bytes::copy_from_slice(key), Bytes::copy_from_slice(value)));
+            std::ops::ControlFlow::Continue(())
+        });
+        visited.ok()?;
         Some((state, rows))
     }
 }
@@ -225,12 +242,12 @@ fn row_hash(key: &[u8], value: &[u8]) -> u64 {
     hash_bytes(hash_bytes(1, key), value)
 }
 
-/// Whose state a row is part of.
-fn shard_of(map: &RangeMap, key: &Bytes) -> ShardId {
+/// Whose data or session a row is.
+fn shard_of(map: &RangeMap, key: &Bytes) -> Option<ShardId> {
     match keys::decode(key.clone()) {
-        Ok(RowKey::User(key)) => map.lookup(&key).map_or(ShardId(0), |found| found.shard),
-        Ok(RowKey::Meta(_)) => ShardId::META,
-        Ok(RowKey::Session { shard, .. } | RowKey::State(shard)) => shard,
-        Ok(RowKey::Identity) | Err(_) => ShardId(0),
+        Ok(RowKey::User(key)) => map.lookup(&key).map(|found| found.shard),
+        Ok(RowKey::Meta(_)) => Some(ShardId::META),
+        Ok(RowKey::Session { shard, .. }) => Some(shard),
+        Ok(RowKey::Identity | RowKey::State(_) | RowKey::Positions(_)) | Err(_) => None,
     }
 }

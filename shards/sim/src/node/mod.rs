@@ -24,7 +24,7 @@ use flotilla_proto::v1::Command;
 use flotilla_shards::engine::{Apply, Compaction, Engine, LogAppend};
 use flotilla_shards::genesis::{self, GENESIS_INDEX, GENESIS_TERM, Genesis};
 use flotilla_shards::ids::{NodeId, ShardId};
-use flotilla_shards::kv::{StateBatch, StateMachine};
+use flotilla_shards::kv::{Journal, StateBatch, StateMachine};
 use flotilla_shards::lineage::{Acquaintances, Lineage};
 use flotilla_shards::raft::{EntryId, Index, Message, SnapshotMeta};
 use flotilla_shards::range_map::RangeMap;
@@ -124,6 +124,7 @@ pub(crate) struct Applier {
     pub(crate) queue: VecDeque<Job>,
     pub(crate) busy: bool,
     pub(crate) machines: BTreeMap<ShardId, StateMachine>,
+    pub(crate) journal: Journal,
     pub(crate) batch: StateBatch,
     pub(crate) unflushed: Unflushed,
     /// The flush under way: up to which batch, and what it brings durably.

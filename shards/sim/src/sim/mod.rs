@@ -264,12 +264,12 @@ impl Sim {
             }
             Event::FlushAge(at, boot) => {
                 if self.awake(at, boot, || Event::FlushAge(at, boot)) {
-                    self.flush_age(at);
+                    return self.flush_age(at);
                 }
             }
             Event::FlushDone(at, boot) => {
                 if self.awake(at, boot, || Event::FlushDone(at, boot)) {
-                    self.flush_done(at);
+                    return self.flush_done(at);
                 }
             }
             Event::SnapshotOpen(open) => self.snapshot_open(*open),

@@ -121,7 +121,8 @@ impl Sim {
     ) -> Result<Vec<flotilla_shards::engine::RecoveredReplica>, String> {
         let node = &mut self.nodes[at];
         let logs = node.log.0.borrow().recover()?;
-        let recovered = recovery::recover(logs, node.state.replicas(), |shard, index| {
+        let states = node.state.replicas().map_err(|error| error.to_string())?;
+        let recovered = recovery::recover(logs, states, |shard, index| {
             flotilla_shards::engine::LogReader::term(&node.log, shard, index)
         });
         let recovered = recovered.map_err(|error: RecoveryError<String>| error.to_string())?;
@@ -136,6 +137,8 @@ impl Sim {
             }
             replicas.push(replica);
         }
+        let journal = node.state.recover(self.settings.journal);
+        node.applier.journal = journal.map_err(|error| error.to_string())?;
         Ok(replicas)
     }
 

@@ -6,7 +6,6 @@ use std::rc::Rc;
 
 use flotilla_shards::engine::{Apply, Refused, SnapshotSend};
 use flotilla_shards::ids::ShardId;
-use flotilla_shards::kv::StateMachine;
 use flotilla_shards::raft::{self, EntryId, SnapshotMeta};
 
 use super::{Event, Sim};
@@ -199,14 +198,17 @@ impl Sim {
         } = apply;
         let node = &mut self.nodes[at];
         let Applier {
-            machines, batch, ..
+            machines,
+            journal,
+            batch,
+            ..
         } = &mut node.applier;
         let machine = match machines.entry(shard) {
             Entry::Occupied(machine) => machine.into_mut(),
             Entry::Vacant(slot) => {
-                let loaded = StateMachine::load(&node.state, shard)
+                let opened = (journal.open(&node.state, shard))
                     .map_err(|error| broken(format!("node {}: {error}", at + 1)))?;
-                slot.insert(loaded.ok_or_else(|| {
+                slot.insert(opened.ok_or_else(|| {
                     broken(format!("node {}: shard {shard} has no state", at + 1))
                 })?)
             }
@@ -264,24 +266,30 @@ impl Sim {
         let node = &mut self.nodes[at];
         let Applier {
             machines,
+            journal,
             batch,
             unflushed,
             ..
         } = &mut node.applier;
-        let mut applied = Vec::with_capacity(round.shards.len());
+        let count = round.shards.len();
+        let mut applied = Vec::with_capacity(count);
         for shard in round.shards {
             if let Some(machine) = machines.get_mut(&shard) {
-                machine.finish(batch);
+                journal.finish(machine, count, batch);
                 let index = machine.state().applied_index;
                 unflushed.applied.insert(shard, index);
                 applied.push((shard, index));
             }
         }
+        journal.end_round(batch);
         unflushed.bytes += round.bytes;
         let first = unflushed.since.is_none();
         unflushed.since.get_or_insert(now);
         node.state.write(batch, applied.clone());
         batch.clear();
+        if self.rng.u64(..self.settings.close) == 0 {
+            machines.clear();
+        }
         let full = node.applier.unflushed.bytes >= self.settings.flush_bytes / 2;
         let boot = node.boot;
         if first {
@@ -301,10 +309,20 @@ impl Sim {
         if !round.done.is_empty() {
             self.input(at, Input::Local(round.done));
         }
+        if self.nodes[at].applier.journal.is_full() {
+            self.checkpoint(at)?;
+        }
         if full {
-            self.begin_flush(at);
+            self.begin_flush(at)?;
         }
         Ok(())
+    }
+
+    /// Writes the state rows of all shards that are further than these.
+    fn checkpoint(&mut self, at: usize) -> Checked {
+        let node = &mut self.nodes[at];
+        let written = node.state.checkpoint(&mut node.applier.journal);
+        written.map_err(|error| broken(format!("node {}: {error}", at + 1)))
     }
 
     fn install(&mut self, at: usize, shard: ShardId, position: EntryId) -> Checked {
@@ -344,27 +362,30 @@ impl Sim {
     }
 
     /// The oldest unflushed change has reached its age.
-    pub(super) fn flush_age(&mut self, at: usize) {
-        self.begin_flush(at);
+    pub(super) fn flush_age(&mut self, at: usize) -> Checked {
+        self.begin_flush(at)
     }
 
-    fn begin_flush(&mut self, at: usize) {
-        let node = &mut self.nodes[at];
-        if node.applier.flushing.is_some() || node.applier.unflushed.since.is_none() {
-            return;
+    fn begin_flush(&mut self, at: usize) -> Checked {
+        let applier = &self.nodes[at].applier;
+        if applier.flushing.is_some() || applier.unflushed.since.is_none() {
+            return Ok(());
         }
+        self.checkpoint(at)?;
+        let node = &mut self.nodes[at];
         let flushed = std::mem::take(&mut node.applier.unflushed);
         node.applier.flushing = Some((node.state.written(), flushed));
         let time = self.disk_time(at, self.settings.flush);
         let boot = self.nodes[at].boot;
         self.queue.after(time, Event::FlushDone(at, boot));
+        Ok(())
     }
 
     /// A flush has ended: the engine may cut logs.
-    pub(super) fn flush_done(&mut self, at: usize) {
+    pub(super) fn flush_done(&mut self, at: usize) -> Checked {
         let node = &mut self.nodes[at];
         let Some((upto, Unflushed { applied, .. })) = node.applier.flushing.take() else {
-            return;
+            return Ok(());
         };
         node.state.flush(upto);
         self.note(Kind::Flush, [at as u64, upto, 0], || {
@@ -374,8 +395,9 @@ impl Sim {
         let unflushed = &self.nodes[at].applier.unflushed;
         let age = self.queue.now() - unflushed.since.unwrap_or(self.queue.now());
         if unflushed.bytes >= self.settings.flush_bytes / 2 || age >= self.settings.flush_age {
-            self.begin_flush(at);
+            self.begin_flush(at)?;
         }
+        Ok(())
     }
 
     /// A snapshot's turn to be sent has come: it is as new as can be.
