@@ -10,6 +10,9 @@
 //! reached an age; applying goes on meanwhile and waits only if the other half fills up before the flush is done. When
 //! a flush has ended, the engine learns up to where each shard's log may be cut.
 //!
+//! How far shards have come is written apart from their state rows (`kv::positions`). Before a flush begins the state rows
+//! are written, so that a stop leaves nothing to be put together.
+//!
 //! *Invariant:* a [`ApplierEvent::Flushed`] names no index that was not in the database before that flush began.
 
 use std::{
@@ -257,7 +260,7 @@ impl Worker {
                 }
                 default(self.until_flush().min(MACHINE_IDLE)) => {
                     if self.until_flush().is_zero() {
-                        self.begin_flush();
+                        self.begin_flush()?;
                     }
                     self.close_idle_machines();
                     continue;
@@ -320,8 +323,7 @@ impl Worker {
         let Machine { machine, used } = match self.machines.entry(shard) {
             std::collections::btree_map::Entry::Occupied(machine) => machine.into_mut(),
             std::collections::btree_map::Entry::Vacant(slot) => {
-                let machine = StateMachine::load(&*self.state, shard)
-                    .map_err(|error| failed(shard, &error))?;
+                let machine = self.state.open_machine(shard)?;
                 let machine = machine.ok_or_else(|| {
                     corrupt(shard, "it has committed entries and no state".into())
                 })?;
@@ -399,15 +401,21 @@ impl Worker {
         } = mem::take(&mut self.round);
         shards.sort_unstable();
         shards.dedup();
+        // The next thing to be written must be this batch, and a flush that ends begins none.
+        self.make_room(bytes)?;
+        let mut journal = self.state.journal();
+        let count = shards.len();
         for shard in shards {
             let machine = self.machines.get_mut(&shard).expect("opened in this round");
             let machine = &mut machine.machine;
-            machine.finish(&mut batch);
+            journal.finish(machine, count, &mut batch);
             self.unflushed
                 .applied
                 .insert(shard, machine.state().applied_index);
         }
-        self.make_room(bytes)?;
+        journal.end_round(&mut batch);
+        let full = journal.is_full();
+        drop(journal);
         self.state.write(&batch)?;
         batch.clear();
         self.round.batch = batch;
@@ -436,8 +444,11 @@ impl Worker {
             .apply_seconds
             .observe(now.saturating_duration_since(start).as_secs_f64());
         self.note_replay();
+        if full {
+            self.state.checkpoint()?;
+        }
         if self.unflushed.bytes >= self.limits.replay_bytes / 2 || self.until_flush().is_zero() {
-            self.begin_flush();
+            self.begin_flush()?;
         }
         Ok(())
     }
@@ -452,11 +463,13 @@ impl Worker {
         }
     }
 
-    fn begin_flush(&mut self) {
+    fn begin_flush(&mut self) -> Result<(), StorageError> {
         if self.flushing.is_none() && self.unflushed.since.is_some() {
+            self.state.checkpoint()?;
             self.flushing = Some(mem::take(&mut self.unflushed));
             self.flusher.begin();
         }
+        Ok(())
     }
 
     fn flushed(
@@ -488,7 +501,7 @@ impl Worker {
 
     fn flush_all(&mut self) -> Result<(), StorageError> {
         while self.flushing.is_some() || self.unflushed.since.is_some() {
-            self.begin_flush();
+            self.begin_flush()?;
             let outcome = self.flusher.flushed.recv();
             self.flushed(outcome)?;
         }

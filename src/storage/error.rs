@@ -9,7 +9,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use flotilla_shards::kv::ViewError;
+use flotilla_shards::kv::{ApplyError, ViewError};
 
 /// What an operator has to look after.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,6 +76,14 @@ impl StorageError {
                 place,
                 detail: error.0.to_string(),
             },
+        }
+    }
+
+    /// A replica's state could not be read, or makes no sense.
+    pub(crate) fn state(place: &'static str, error: &ApplyError) -> Self {
+        match error {
+            ApplyError::View(error) => Self::view(place, error),
+            error => Self::corrupt(place, error.to_string()),
         }
     }
 

@@ -9,7 +9,10 @@ use flotilla_shards::{
     genesis::{self, GENESIS_INDEX, GENESIS_TERM, Genesis, Split},
     ids::{NodeId, ShardId},
     keys,
-    kv::{Order, ShardState, StateBatch, StateView as _},
+    kv::{
+        Order, ShardState, StateBatch, StateView as _,
+        positions::{self, Position},
+    },
     raft::{Entry, EntryId, EntryKind, HardState, Index, SnapshotMeta, Term},
     wire::POSITION_MAX,
 };
@@ -31,6 +34,14 @@ const FAULT_CHARS_MAX: usize = 2_000;
 
 /// Rows, changes and chunks of one input at most.
 const STEPS_MAX: usize = 16;
+
+/// Rows of positions are numbered up to here.
+const POSITIONS_LAST: u64 = 3;
+
+/// The key of a row of positions.
+fn any_positions(data: &mut &[u8]) -> Bytes {
+    keys::positions(u64::from(byte(data)) % (POSITIONS_LAST + 1))
+}
 
 fn is_a_line(text: &str) {
     assert!(!text.contains(char::is_control), "{text:?}");
@@ -120,7 +131,24 @@ impl Disk {
         for shard in &self.shards {
             state.put(keys::state(shard.descriptor.shard), shard.encode());
         }
+        for row in 0..=POSITIONS_LAST {
+            state.delete(keys::positions(row));
+        }
         state
+    }
+
+    /// A row that says that the first shard has come so far.
+    #[cfg(test)]
+    fn at_position(&self, index: u64) -> Bytes {
+        let shard = &self.shards[0];
+        let at = Position {
+            applied: EntryId {
+                index: Index(index),
+                term: shard.applied_term,
+            },
+            ..shard.position()
+        };
+        positions::encode(&[(shard.descriptor.shard, at)])
     }
 
     /// The rows of a log with some entries behind the genesis.
@@ -152,7 +180,7 @@ impl Disk {
     fn damage(&self, log: &mut Vec<(Vec<u8>, Vec<u8>)>, state: &mut StateBatch, data: &mut &[u8]) {
         let kind = byte(data);
         let shard = &self.shards[usize::from(byte(data)) % self.shards.len()];
-        match kind % 8 {
+        match kind % 10 {
             0 => {
                 let at = usize::from(byte(data)) % log.len();
                 log.remove(at);
@@ -187,9 +215,25 @@ impl Disk {
                 let row = Bytes::copy_from_slice(piece(data).unwrap_or_default());
                 state.put(keys::state(shard.descriptor.shard), row);
             }
-            _ => {
+            7 => {
                 let row = Bytes::copy_from_slice(piece(data).unwrap_or_default());
                 state.put(Bytes::from_static(keys::IDENTITY), row);
+            }
+            8 => {
+                let row = Bytes::copy_from_slice(piece(data).unwrap_or_default());
+                state.put(any_positions(data), row);
+            }
+            _ => {
+                let at = Position {
+                    applied: EntryId {
+                        index: Index(number(data)),
+                        term: Term(number(data)),
+                    },
+                    revision: number(data),
+                    clock_ms: 1_000 + number(data) % 1_000,
+                };
+                let row = positions::encode(&[(shard.descriptor.shard, at)]);
+                state.put(any_positions(data), row);
             }
         }
     }
@@ -238,6 +282,13 @@ impl Disk {
         if let Err(error) = self.stores.recover() {
             panic!("what was opened once cannot be opened again: {error}");
         }
+        let read =
+            self.stores
+                .state
+                .scan(&keys::positions_rows(), Order::Ascending, &mut |key, _| {
+                    panic!("a start leaves {key:?}")
+                });
+        read.expect("a sound disk");
     }
 
     /// A stream of chunks of any content: it is refused, says why and leaves nothing behind; or what is installed is
@@ -470,6 +521,17 @@ mod tests {
             b"\x05\x01\x03\x01".to_vec(),
             [b"\x06\x01", &pieces(&[&disk.shard.encode()])[..]].concat(),
             [b"\x07\x00", &pieces(&[b"\x08\x01\x12\x01a"])[..]].concat(),
+            [b"\x08\x00", &pieces(&[&disk.at_position(6)])[..], b"\x00"].concat(),
+            [b"\x08\x00", &pieces(&[&disk.at_position(7)])[..], b"\x01"].concat(),
+            [
+                b"\x08\x00",
+                &pieces(&[&disk.at_position(6)])[..],
+                b"\x00\x08\x00",
+                &pieces(&[&disk.at_position(7)])[..],
+                b"\x01",
+            ]
+            .concat(),
+            b"\x09\x01\x06\x05\x01\x03\x00".to_vec(),
         ];
         feed("recovery", &seeds, 1_000, |data| disk.recovery(data));
     }

@@ -12,15 +12,47 @@ use flotilla_shards::raft::{EntryId, HardState};
 use super::{OpenError, RocksLog, RocksState, StorageError};
 
 /// Layout of the folder that this version writes and reads.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
+
+/// The oldest layout that this version reads, and makes a present one of: it has no rows of positions in the state.
+const FORMAT_OLDEST: u32 = 1;
 
 const STORE_ID_BYTES: usize = 16;
 
-/// The identity of an opened folder; a new one gets a random store id.
+/// The identity of an opened folder; a new one gets a random store id, and one of an older layout the present layout.
 pub(super) fn reconcile(
     data: &Path,
     log: &RocksLog,
     state: &RocksState,
+) -> Result<proto::Identity, OpenError> {
+    let mut found = [log.identity()?, state.identity()?];
+    let mut older = false;
+    for identity in found.iter_mut().flatten() {
+        if !(FORMAT_OLDEST..=FORMAT).contains(&identity.format) {
+            return Err(OpenError::Format {
+                path: data.to_owned(),
+                found: identity.format,
+                expected: FORMAT,
+            });
+        }
+        // A crash may have left the log's copy alone with the present one.
+        older |= identity.format < FORMAT;
+        identity.format = FORMAT;
+    }
+    let identity = agree(data, log, state, found)?;
+    if older {
+        log.adopt(&identity, [], EntryId::default(), HardState::default())?;
+        state.set_identity(&identity)?;
+    }
+    Ok(identity)
+}
+
+/// What both databases say, or what an interrupted start was about to make them say.
+fn agree(
+    data: &Path,
+    log: &RocksLog,
+    state: &RocksState,
+    [in_log, in_state]: [Option<proto::Identity>; 2],
 ) -> Result<proto::Identity, OpenError> {
     let foreign = |what, found: String, expected: String, advice| OpenError::Foreign {
         path: data.to_owned(),
@@ -29,16 +61,6 @@ pub(super) fn reconcile(
         expected,
         advice,
     };
-    let (in_log, in_state) = (log.identity()?, state.identity()?);
-    for identity in [&in_log, &in_state].into_iter().flatten() {
-        if identity.format != FORMAT {
-            return Err(OpenError::Format {
-                path: data.to_owned(),
-                found: identity.format,
-                expected: FORMAT,
-            });
-        }
-    }
     match (in_log, in_state) {
         (None, None) => {
             let identity = proto::Identity {

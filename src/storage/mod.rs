@@ -44,6 +44,7 @@ use flotilla_shards::{
     engine::RecoveredReplica,
     genesis::{self, GENESIS_INDEX, GENESIS_TERM, Genesis},
     ids::NodeId,
+    kv::JournalLimits,
     raft::EntryId,
     recovery::{self, Recovered, RecoveryError},
 };
@@ -76,6 +77,8 @@ pub struct StorageOptions {
     pub background_jobs: i32,
     /// Files that each database keeps open.
     pub open_files: i32,
+    /// When how far shards have come is written, and how.
+    pub journal: JournalLimits,
 }
 
 impl Default for StorageOptions {
@@ -89,6 +92,7 @@ impl Default for StorageOptions {
             block_cache_bytes: 64 << 20,
             background_jobs: 2,
             open_files: 512,
+            journal: JournalLimits::default(),
         }
     }
 }
@@ -204,8 +208,8 @@ impl Stores {
         Ok(())
     }
 
-    /// Reads the whole log, checks it against the state, finishes interrupted installations of snapshots, and returns
-    /// all replicas of this node by shard.
+    /// Reads the whole log, checks it against the state, finishes interrupted installations of snapshots, writes out how far
+    /// shards have come, and returns all replicas of this node by shard.
     ///
     /// # Errors
     /// What was found cannot come from a crash; see the table of cases.
@@ -236,6 +240,7 @@ impl Stores {
             }
             replicas.push(replica);
         }
+        self.state.recover_positions()?;
         Ok(replicas)
     }
 }

@@ -30,7 +30,7 @@ use flotilla_proto::v1 as proto;
 use flotilla_shards::{
     ids::ShardId,
     keys::{self, RowKey, RowRange},
-    kv::{Order, ShardState, StateView as _},
+    kv::{ShardState, positions},
     raft::{EntryId, Index, SnapshotMeta},
 };
 use rocksdb::SstFileWriter;
@@ -93,27 +93,23 @@ impl Export {
                 return;
             }
             let mut packer = Packer::default();
-            for range in keys::shard_rows(&replica.descriptor) {
-                let mut wanted = true;
-                let read = view.scan(&range, Order::Ascending, &mut |key, value| {
-                    if let Some(chunk) = packer.push(key, value) {
-                        wanted = chunks_tx.send(Ok(chunk)).is_ok();
-                    }
-                    if wanted {
-                        ControlFlow::Continue(())
-                    } else {
-                        ControlFlow::Break(())
-                    }
-                });
-                if let Err(error) = read {
-                    let _ = chunks_tx.send(Err(StorageError::view(PLACE, &error)));
-                    return;
+            let mut wanted = true;
+            let read = positions::visit_shard(&view, &replica, &mut |key, value| {
+                if let Some(chunk) = packer.push(key, value) {
+                    wanted = chunks_tx.send(Ok(chunk)).is_ok();
                 }
-                if !wanted {
-                    return;
+                if wanted {
+                    ControlFlow::Continue(())
+                } else {
+                    ControlFlow::Break(())
                 }
-            }
-            let _ = chunks_tx.send(Ok(packer.last()));
+            });
+            let last = match read {
+                Ok(()) if wanted => Ok(packer.last()),
+                Ok(()) => return,
+                Err(error) => Err(StorageError::view(PLACE, &error)),
+            };
+            let _ = chunks_tx.send(last);
         })?;
         let meta = meta.recv().map_err(|_| {
             StorageError::corrupt(PLACE, format!("the reader of shard {shard} has panicked"))

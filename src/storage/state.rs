@@ -4,6 +4,9 @@
 //! the applier; any thread reads. What is written can be read at once and is durable after the next flush; the rows of
 //! a batch become durable together, a shard's applied index among them, so a crash loses whole batches from the end
 //! on and the log replays them. An installed snapshot is durable at once.
+//!
+//! How far shards have come may lie apart from their state rows (`kv::positions`). What of that is in the rows is kept in
+//! memory, in a `kv::Journal`.
 
 use std::{ops::ControlFlow, path::Path, sync::LazyLock};
 
@@ -12,9 +15,13 @@ use flotilla_proto::v1 as proto;
 use flotilla_shards::{
     ids::ShardId,
     keys::{self, RowRange},
-    kv::{Order, ShardState, StateBatch, StateView, ViewError, Visit},
+    kv::{
+        Journal, Order, ShardState, StateBatch, StateMachine, StateView, ViewError, Visit,
+        positions,
+    },
     raft::EntryId,
 };
+use parking_lot::{Mutex, MutexGuard};
 use prost::Message;
 use rocksdb::{
     BlockBasedOptions, Cache, DB, DBCompressionType, DBRawIterator, IngestExternalFileOptions,
@@ -36,6 +43,8 @@ pub struct RocksState {
     options: Options,
     write: WriteOptions,
     received: Received,
+    /// Knows no rows of before the start until [`RocksState::recover_positions`].
+    journal: Mutex<Journal>,
 }
 
 impl RocksState {
@@ -67,6 +76,7 @@ impl RocksState {
             options: db_options,
             write,
             received: Received::open(snapshots)?,
+            journal: Mutex::new(Journal::new(options.journal)),
         })
     }
 
@@ -85,6 +95,47 @@ impl RocksState {
         self.db
             .write_opt(rows, &self.write)
             .map_err(|error| StorageError::rocks("storage::state::write", &error))
+    }
+
+    /// What rows of positions there are, for the thread that writes: it says what a batch has to hold of the shards' own
+    /// states, and the batch must be written next.
+    pub fn journal(&self) -> MutexGuard<'_, Journal> {
+        self.journal.lock()
+    }
+
+    /// Opens a shard's machine, if the shard is here. For the thread that writes.
+    ///
+    /// # Errors
+    /// Its rows are damaged, or the database failed.
+    pub fn open_machine(&self, shard: ShardId) -> Result<Option<StateMachine>, StorageError> {
+        (self.journal().open(self, shard))
+            .map_err(|error| StorageError::state("storage::state::open_machine", &error))
+    }
+
+    /// Writes the state rows of all shards that are further than these, and deletes the rows of positions. Must be called
+    /// by the thread that writes. What it writes is durable after the next flush, before which nothing is lost: the rows
+    /// are deleted by the last batch.
+    ///
+    /// # Errors
+    /// State rows are damaged, or the database failed.
+    pub fn checkpoint(&self) -> Result<(), StorageError> {
+        let mut journal = self.journal();
+        let mut batch = StateBatch::default();
+        while (journal.checkpoint(self, &mut batch))
+            .map_err(|error| StorageError::state("storage::state::checkpoint", &error))?
+        {
+            self.write(&batch)?;
+            batch.clear();
+        }
+        Ok(())
+    }
+
+    /// Reads the rows of positions that a crash has left, and writes the state rows for which they stand.
+    pub(super) fn recover_positions(&self) -> Result<(), StorageError> {
+        let limits = self.journal().limits();
+        *self.journal() = Journal::read(self, limits)
+            .map_err(|error| StorageError::state("storage::state::recover_positions", &error))?;
+        self.checkpoint()
     }
 
     /// Makes everything written so far durable. Reads and writes go on meanwhile.
@@ -113,10 +164,7 @@ impl RocksState {
     pub fn install(&self, shard: ShardId, position: EntryId) -> Result<(), StorageError> {
         const PLACE: &str = "storage::state::install";
         if let Some(found) = self.shard_state(shard)?
-            && (EntryId {
-                index: found.applied_index,
-                term: found.applied_term,
-            }) == position
+            && found.position().applied == position
         {
             return self.received.remove(shard, position.index);
         }
@@ -144,49 +192,19 @@ impl RocksState {
         self.received.folder()
     }
 
-    /// The applied state of one replica, if it is here.
+    /// The applied state of one replica, if it is here, without a look at rows of positions.
     ///
     /// # Errors
     /// The row is damaged, or the database failed.
     pub fn shard_state(&self, shard: ShardId) -> Result<Option<ShardState>, StorageError> {
-        shard_state(self, shard)
+        let machine = self.open_machine(shard)?;
+        Ok(machine.map(|machine| machine.state().clone()))
     }
 
     /// The applied state of all replicas, by shard.
     pub(super) fn replicas(&self) -> Result<Vec<ShardState>, StorageError> {
-        const PLACE: &str = "storage::state::replicas";
-        let (mut found, mut damaged) = (Vec::new(), None);
-        let read = self.view().scan(
-            &keys::all_state_rows(),
-            Order::Ascending,
-            &mut |key, value| {
-                let state = ShardState::decode(Bytes::copy_from_slice(value))
-                    .map_err(|error| error.to_string());
-                let state = state.and_then(|state| {
-                    let expected = keys::state(state.descriptor.shard);
-                    if key == expected {
-                        Ok(state)
-                    } else {
-                        Err(format!("it is of shard {}", state.descriptor.shard))
-                    }
-                });
-                match state {
-                    Ok(state) => {
-                        found.push(state);
-                        ControlFlow::Continue(())
-                    }
-                    Err(what) => {
-                        damaged = Some(format!("row {}: {what}", key.escape_ascii()));
-                        ControlFlow::Break(())
-                    }
-                }
-            },
-        );
-        read.map_err(|error| StorageError::view(PLACE, &error))?;
-        match damaged {
-            Some(detail) => Err(StorageError::corrupt(PLACE, detail)),
-            None => Ok(found),
-        }
+        positions::shard_states(&self.view())
+            .map_err(|error| StorageError::state("storage::state::replicas", &error))
     }
 
     /// Bytes that rows take in the files, compressed and without what is not flushed yet: an estimate from the files' indexes,
@@ -275,9 +293,10 @@ impl View<'_> {
     /// The applied state of one replica, if it is here.
     ///
     /// # Errors
-    /// The row is damaged, or the database failed.
+    /// Its rows are damaged, or the database failed.
     pub fn shard_state(&self, shard: ShardId) -> Result<Option<ShardState>, StorageError> {
-        shard_state(self, shard)
+        positions::shard_state(self, shard)
+            .map_err(|error| StorageError::state("storage::state::shard_state", &error))
     }
 }
 
@@ -290,16 +309,6 @@ impl StateView for View<'_> {
     fn scan(&self, range: &RowRange, order: Order, visit: &mut Visit<'_>) -> Result<(), ViewError> {
         visit_rows(self.snapshot.raw_iterator_opt(within(range)), order, visit)
     }
-}
-
-fn shard_state(view: &impl StateView, shard: ShardId) -> Result<Option<ShardState>, StorageError> {
-    const PLACE: &str = "storage::state::shard_state";
-    let row = view
-        .get(&keys::state(shard))
-        .map_err(|error| StorageError::view(PLACE, &error))?;
-    row.map(ShardState::decode)
-        .transpose()
-        .map_err(|error| StorageError::corrupt(PLACE, format!("shard {shard}: {error}")))
 }
 
 fn within(range: &RowRange) -> ReadOptions {

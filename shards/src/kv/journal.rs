@@ -91,6 +91,12 @@ impl Journal {
         Ok(journal)
     }
 
+    /// When it writes what.
+    #[must_use]
+    pub fn limits(&self) -> JournalLimits {
+        self.limits
+    }
+
     /// The newest position of a shard that lies in a row of positions.
     #[must_use]
     pub fn position(&self, shard: ShardId) -> Option<Position> {

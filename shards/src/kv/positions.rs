@@ -202,11 +202,14 @@ pub(super) fn brought_to(
     Ok(row)
 }
 
+/// What is called with the number and the value of each row of positions.
+type VisitRow<'a> = dyn FnMut(u64, &[u8]) -> Result<ControlFlow<()>, ApplyError> + 'a;
+
 /// Visits the rows of positions with their numbers, until `visit` breaks or fails.
 pub(super) fn visit_rows<V>(
     view: &V,
     order: Order,
-    visit: &mut dyn FnMut(u64, &[u8]) -> Result<ControlFlow<()>, ApplyError>,
+    visit: &mut VisitRow<'_>,
 ) -> Result<(), ApplyError>
 where
     V: StateView + ?Sized,

@@ -9,7 +9,7 @@ use flotilla_shards::{
     genesis::{Genesis, Split},
     ids::NodeId,
     keys::{self, RowRange},
-    kv::{MemoryState, Order, StateView as _},
+    kv::{JournalLimits, MemoryState, Order, StateMachine, StateView as _},
     raft::{HardState, MessageKind, SnapshotMeta, Term},
 };
 use prost::Message as _;
@@ -25,6 +25,12 @@ fn options() -> StorageOptions {
         log_memtable_bytes: 4 << 20,
         state_memtable_bytes: 4 << 20,
         block_cache_bytes: 1 << 20,
+        // Few shards and small rounds meet what is for many.
+        journal: JournalLimits {
+            bytes: 1_000,
+            shards_min: 1,
+            batch_bytes: 200,
+        },
         ..StorageOptions::default()
     }
 }
@@ -381,7 +387,6 @@ fn a_snapshot_is_installed_between_the_entries_around_it() {
         .applier
         .submit(vec![apply(2, entries[200..].to_vec())]);
     leader.applied(2, 299);
-    assert!(rows(&source.state) == rows(&target.state));
     // One that was never received can't be installed.
     let other = Snapshot {
         meta: SnapshotMeta {
@@ -396,6 +401,74 @@ fn a_snapshot_is_installed_between_the_entries_around_it() {
         .installer()
         .install(ShardId(2), &other)
         .unwrap_err();
+    leader.applier.stop();
+    follower.applier.stop();
+    assert!(rows(&source.state) == rows(&target.state));
+}
+
+/// The rows that say how far shards have come.
+fn positions_rows(state: &RocksState) -> usize {
+    let of_positions = keys::positions_rows();
+    let rows = rows(state).into_iter();
+    rows.filter(|(key, _)| of_positions.contains(key)).count()
+}
+
+#[test]
+fn how_far_shards_have_come_is_known_before_their_rows_are_written() {
+    let folder = tempdir().unwrap();
+    let stores = stores(folder.path());
+    let bench = Bench::start(&stores.state, ApplierLimits::default());
+    let row = |shard: u64| stores.state.get(&keys::state(ShardId(shard))).unwrap();
+    let before = [2, 3].map(row);
+    for index in 6..9 {
+        let put = |shard| {
+            apply(
+                shard,
+                vec![entry(index, 6, vec![put(key(shard, index), "v")])],
+            )
+        };
+        bench.applier.submit(vec![put(2), put(3)]);
+    }
+    bench.applied(3, 8);
+    bench.applied(2, 8);
+    assert!(positions_rows(&stores.state) > 0);
+    assert_eq!([2, 3].map(row), before);
+    for shard in [2, 3].map(ShardId) {
+        let known = stores.state.shard_state(shard).unwrap().unwrap();
+        assert_eq!((known.applied_index, known.revision), (Index(8), 3));
+        let read = stores.state.view().shard_state(shard).unwrap().unwrap();
+        assert_eq!(read, known);
+        let export = Export::start(Arc::clone(&stores.state), shard).unwrap();
+        assert_eq!(export.meta.index, Index(8));
+        let rows: Vec<_> = export.flat_map(|chunk| chunk.unwrap().rows).collect();
+        let last = rows.last().unwrap();
+        assert_eq!(last.key, keys::state(shard));
+        assert_eq!(last.value, known.encode());
+        assert_eq!(rows.len(), 3 + 1);
+    }
+    bench.applier.stop();
+    assert_eq!(positions_rows(&stores.state), 0);
+    for shard in [2, 3].map(ShardId) {
+        let known = stores.state.shard_state(shard).unwrap().unwrap();
+        assert_eq!(row(shard.0), Some(known.encode()));
+    }
+}
+
+#[test]
+fn rows_are_written_when_enough_positions_have_gathered() {
+    let folder = tempdir().unwrap();
+    let stores = stores(folder.path());
+    let bench = Bench::start(&stores.state, ApplierLimits::default());
+    let before = stores.state.get(&keys::state(ShardId(2))).unwrap();
+    let mut most = 0;
+    for index in 6..200 {
+        let entries = vec![entry(index, 6, vec![put(key(2, index), "v")])];
+        bench.applier.submit(vec![apply(2, entries)]);
+        bench.applied(2, index);
+        most = most.max(positions_rows(&stores.state));
+    }
+    assert!(most > 5 && most < 100, "{most}");
+    assert_ne!(stores.state.get(&keys::state(ShardId(2))).unwrap(), before);
 }
 
 /// Log and state together: entries are logged, applied, flushed and cut at random, and copies of the folder are taken

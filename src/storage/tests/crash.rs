@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    ops::ControlFlow,
     sync::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering::SeqCst},
@@ -10,7 +11,10 @@ use std::{
 
 use flotilla_metrics::Metrics;
 use flotilla_shards::{
+    descriptor::KeyRange,
     engine::Compaction,
+    keys,
+    kv::{JournalLimits, Order, StateBatch, StateView as _},
     raft::{Message, Snapshot},
 };
 use tempfile::{TempDir, tempdir};
@@ -268,6 +272,109 @@ fn settle(writer: &StorageWriter, witness: &Mutex<Witness>, shard: u64, history:
     while witness.lock().unwrap().acknowledged.get(&shard).copied() != Some(number) {
         std::thread::yield_now();
     }
+}
+
+/// Rounds of applying, whose positions lie apart from the state rows; flushes, checkpoints and images in between. Each image
+/// starts with what some round has left, all shards alike, and no earlier one than the last flush.
+#[test]
+fn positions_survive_a_crash_with_what_they_belong_to() {
+    let seed = 0x9051;
+    let mut random = fastrand::Rng::with_seed(seed);
+    let folder = tempdir().unwrap();
+    let data = folder.path().join("data");
+    let shards: Vec<ShardId> = (2..=6).map(ShardId).collect();
+    let options = StorageOptions {
+        journal: JournalLimits {
+            shards_min: 2,
+            batch_bytes: 200,
+            ..JournalLimits::default()
+        },
+        ..small()
+    };
+    let stores = open(&data, &options).unwrap();
+    stores.adopt(&genesis(shards.len()), NodeId(1)).unwrap();
+    stores.recover().unwrap();
+    for shard in &shards {
+        let entries = (6..400).map(|index| entry(index, 6, "x")).collect();
+        let log = append(shard.0, hard_state(6, 399), entries);
+        stores.log.write(&[log], &[]).unwrap();
+    }
+    let positions = |stores: &Stores| -> Vec<u64> {
+        let known = |shard: &ShardId| stores.state.shard_state(*shard).unwrap().unwrap();
+        shards
+            .iter()
+            .map(|shard| known(shard).applied_index.0)
+            .collect()
+    };
+    let rows = |stores: &Stores| {
+        let (mut data, mut apart) = (0, 0);
+        for (range, count) in [
+            (keys::data_rows(ShardId(2), &KeyRange::all()), &mut data),
+            (keys::positions_rows(), &mut apart),
+        ] {
+            let read = stores.state.scan(&range, Order::Ascending, &mut |_, _| {
+                *count += 1;
+                ControlFlow::Continue(())
+            });
+            read.unwrap();
+        }
+        (data, apart)
+    };
+    // Positions, and rows of data, after each round.
+    let mut history = vec![(positions(&stores), 0)];
+    let (mut flushed, mut left_apart) = (0, 0);
+    for round in 1..=300u64 {
+        let mut batch = StateBatch::default();
+        let count = random.usize(1..=shards.len());
+        let busy = random.choose_multiple(shards.iter().copied(), count);
+        for shard in &busy {
+            let mut machine = stores.state.open_machine(*shard).unwrap().unwrap();
+            let next = entry(machine.state().applied_index.0 + 1, 6, "");
+            (machine.apply_entry(&*stores.state, &mut batch, &next, &mut Vec::new())).unwrap();
+            stores
+                .state
+                .journal()
+                .finish(&mut machine, count, &mut batch);
+        }
+        stores.state.journal().end_round(&mut batch);
+        let key = round.to_be_bytes();
+        batch.put(keys::data(ShardId(2), &key), Bytes::from_static(b"row"));
+        stores.state.write(&batch).unwrap();
+        history.push((positions(&stores), round));
+        match random.u8(..16) {
+            0 => stores.state.checkpoint().unwrap(),
+            1 => {
+                stores.state.flush().unwrap();
+                flushed = history.len() - 1;
+            }
+            2 => {
+                let image = folder.path().join("image");
+                copy(&data, &image);
+                let found = open(&image, &options).unwrap();
+                left_apart += rows(&found).1;
+                let replicas = found.recover().unwrap();
+                let state = (positions(&found), rows(&found).0);
+                let at = history.iter().position(|known| *known == state);
+                assert!(
+                    at.is_some_and(|at| at >= flushed),
+                    "{at:?}, seed {seed}: {state:?}"
+                );
+                let applied = replicas
+                    .iter()
+                    .skip(1)
+                    .map(|replica| replica.applied.index.0);
+                assert_eq!(applied.collect::<Vec<_>>(), state.0);
+                assert_eq!(rows(&found).1, 0, "a start leaves none");
+                drop(found);
+                fs::remove_dir_all(&image).unwrap();
+            }
+            _ => {}
+        }
+    }
+    assert!(
+        left_apart > 0,
+        "no image had rows of positions, seed {seed}"
+    );
 }
 
 /// A log of `count` synced writes of one entry each, not closed; returns the length of its WAL after each of them.

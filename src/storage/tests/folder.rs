@@ -159,6 +159,40 @@ fn an_unknown_layout_is_refused() {
 }
 
 #[test]
+fn an_older_layout_becomes_the_present_one() {
+    let folder = tempdir().unwrap();
+    let data = folder.path().join("data");
+    let stores = adopted(&data, 2);
+    let old = proto::Identity {
+        format: 1,
+        ..stores.identity()
+    };
+    let nothing = (EntryId::default(), HardState::default());
+    stores.log.adopt(&old, [], nothing.0, nothing.1).unwrap();
+    stores.state.set_identity(&old).unwrap();
+    drop(stores);
+    let half = folder.path().join("half");
+    copy(&data, &half);
+    let stores = open(&data, &small()).unwrap();
+    assert_eq!(stores.identity().format, FORMAT);
+    assert_eq!(stores.recover().unwrap().len(), 3);
+    let stored = [stores.log.identity(), stores.state.identity()];
+    assert_eq!(
+        stored.map(|found| found.unwrap()),
+        [Some(stores.identity()), Some(stores.identity())]
+    );
+    // A crash between the two.
+    let log = RocksLog::open(&half.join("log"), &small()).unwrap();
+    log.adopt(&stores.identity(), [], nothing.0, nothing.1)
+        .unwrap();
+    drop(log);
+    let again = open(&half, &small()).unwrap();
+    assert_eq!(again.identity(), stores.identity());
+    assert_eq!(again.state.identity().unwrap(), Some(stores.identity()));
+    assert_eq!(again.recover().unwrap().len(), 3);
+}
+
+#[test]
 fn adoption_is_finished_or_never_happened() {
     let folder = tempdir().unwrap();
     let image = |name: &str| {
