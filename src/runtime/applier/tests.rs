@@ -430,7 +430,6 @@ fn how_far_shards_have_come_is_known_before_their_rows_are_written() {
         bench.applier.submit(vec![put(2), put(3)]);
     }
     bench.applied(3, 8);
-    bench.applied(2, 8);
     assert!(positions_rows(&stores.state) > 0);
     assert_eq!([2, 3].map(row), before);
     for shard in [2, 3].map(ShardId) {
