@@ -229,7 +229,7 @@ pub fn batch_get_too_large(bytes: usize, limits: &Limits) -> proto::Error {
 }
 
 /// What a shard is, as of a view: all that a read has to know, for the price of one row. How far it has come may be newer
-/// than that row, see [`positions`](crate::kv::positions).
+/// than that row, see [`positions`].
 ///
 /// # Errors
 /// There is no replica, or it can't be read.
