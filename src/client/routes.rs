@@ -32,6 +32,8 @@ use super::{
 /// The routes are read again at most this often.
 const REFRESH_PAUSE: Duration = Duration::from_millis(200);
 const REFRESH_TIMEOUT: Duration = Duration::from_secs(2);
+/// Pages of routes, of 4 MiB or so, that one node is asked for at most: some ten million shards.
+const ROUTE_PAGES_MAX: usize = 128;
 
 /// The place in the keyspace that a request is about.
 #[derive(Debug, Clone, Copy)]
@@ -312,7 +314,7 @@ impl Routes {
 async fn fetch(stream: &NodeStream) -> Result<v1::RoutesResponse> {
     let mut client = KvClient::new(stream.channel()).max_decoding_message_size(MAX_ANSWER_BYTES);
     let mut all = v1::RoutesResponse::default();
-    loop {
+    for _ in 0..ROUTE_PAGES_MAX {
         let after_shard_id = all.next_after_shard_id;
         let call = client.routes(v1::RoutesRequest { after_shard_id });
         let page = match tokio::time::timeout(REFRESH_TIMEOUT, call).await {
@@ -333,4 +335,8 @@ async fn fetch(stream: &NodeStream) -> Result<v1::RoutesResponse> {
         }
         all.next_after_shard_id = page.next_after_shard_id;
     }
+    Err(Error::Protocol {
+        address: stream.address().to_owned(),
+        message: format!("more than {ROUTE_PAGES_MAX} pages of routes"),
+    })
 }

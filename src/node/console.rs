@@ -32,14 +32,13 @@ use crate::{
         heat::Heat,
         shards::{Load, RankBy, Ranked, Ranking, ReplicaRow, ShardRow},
     },
+    runtime::PAGE,
     server::{bootstrap, pages::Pages},
     transport::handshake::short_hex,
 };
 
 /// Shards that were asked most, told by each node.
 const HOTTEST: usize = 20;
-/// Replicas that the workers are asked about at once, to rank them all.
-const CENSUS_PAGE: usize = 2048;
 /// Bytes of a page that a node asks of itself or another.
 const PAGE_BYTES_MAX: usize = 4 << 20;
 
@@ -186,19 +185,19 @@ impl ConsoleSource for Source {
                 return Ranked::default();
             };
             let rates = self.shared.census.rates();
-            let on = |shard: ShardId, node| {
-                let map = running.router.map();
-                let shard = map.by_id(shard);
-                shard.is_some_and(|shard| shard.replica_on(NodeId(node)).is_some())
-            };
             let mut led: Vec<ReplicaStatus> = Vec::new();
             let mut after = ShardId(0);
             loop {
-                let page = running.runtime.census(after, CENSUS_PAGE).await;
+                let page = running.runtime.census(after, PAGE).await;
                 let Some(last) = page.last() else {
                     break;
                 };
                 after = last.shard;
+                let map = running.router.map();
+                let on = |shard: ShardId, node| {
+                    let shard = map.by_id(shard);
+                    shard.is_some_and(|shard| shard.replica_on(NodeId(node)).is_some())
+                };
                 led.extend(page.into_iter().filter(|status| {
                     status.role == Role::Leader
                         && !(ranking.lacking && status.missing == 0)

@@ -226,3 +226,24 @@ fn weight(message: &Message) -> usize {
     let entries: usize = message.entries.iter().map(|entry| entry.data.len()).sum();
     MESSAGE_WEIGHT + entries
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_more_messages_wait_for_a_worker_than_it_takes_in_time() {
+        let (inboxes, mailboxes) = Inboxes::new(1);
+        let frame = |messages: usize| vec![(ShardId(2), Message::default()); messages];
+        let most = PEER_BYTES_MAX / MESSAGE_WEIGHT;
+        assert_eq!(inboxes.peer(frame(most)), 0);
+        assert_eq!(inboxes.peer(frame(3)), 3, "dropped and counted");
+        let taken = mailboxes[0].receiver.try_recv();
+        let Ok(Input::Peer { messages, bytes }) = taken else {
+            panic!("the first frame waits");
+        };
+        assert_eq!((messages.len(), bytes), (65_536, PEER_BYTES_MAX));
+        mailboxes[0].peer_bytes.fetch_sub(bytes, Relaxed);
+        assert_eq!(inboxes.peer(frame(3)), 0, "there is room again");
+    }
+}

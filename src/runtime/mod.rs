@@ -34,8 +34,8 @@ use crate::storage::RocksLogReader;
 /// How long to wait between two looks at what is still led while draining.
 const DRAIN_PAUSE: Duration = Duration::from_millis(50);
 
-/// Replicas that a worker looks at at once for a survey: other inputs wait for so many at most.
-const SURVEY_PAGE: usize = 2048;
+/// Replicas that a worker is asked about at once by whoever looks at all of them: other inputs wait for so many at most.
+pub const PAGE: usize = 2048;
 
 /// How the runtime is set up.
 #[derive(Clone, Debug)]
@@ -207,10 +207,10 @@ impl Runtime {
         let (mut loads, mut pages) = (Vec::new(), 1);
         // As many pages as there were at first: what happens meanwhile is for the next survey.
         while pages > 0 {
-            let found = self.ask_each(|engine| engine.survey(SURVEY_PAGE)).await;
+            let found = self.ask_each(|engine| engine.survey(PAGE)).await;
             let left = found.iter().map(|page| page.left).max().unwrap_or(0);
             pages = match loads.is_empty() {
-                true => left.div_ceil(SURVEY_PAGE),
+                true => left.div_ceil(PAGE),
                 false => pages - 1,
             };
             loads.extend(found.into_iter().flat_map(|page| page.loads));

@@ -434,3 +434,20 @@ async fn calls_in_flight_wait_for_their_turn() {
         () = seen(2) => {}
     }
 }
+
+#[tokio::test]
+async fn a_node_that_has_more_and_more_routes_is_not_listened_to_for_ever() {
+    let fake = Fake::start(|_| Act::put(1)).await;
+    let routes = |count: u64| v1::RoutesResponse {
+        routes: (2..2 + count).map(|id| route(id, "", "", 1, 1)).collect(),
+        nodes: vec![node(1, fake.address())],
+        ..v1::RoutesResponse::default()
+    };
+    // The fake tells one on each page.
+    fake.set_routes(routes(128));
+    connect(&fake, patient()).await;
+    fake.set_routes(routes(129));
+    let refused = Client::connect([fake.address()], patient()).await;
+    let error = refused.expect_err("one page too many");
+    assert!(matches!(error, Error::Protocol { .. }), "{error:?}");
+}
